@@ -1,0 +1,9 @@
+//go:build !linux
+
+package postgres
+
+import "syscall"
+
+var capabilityExists = false
+
+func (account) addCapability(*syscall.SysProcAttr) {}

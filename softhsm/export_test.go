@@ -1,0 +1,4 @@
+package softhsm
+
+// ParseSlots is parseSlots for the fuzz test.
+var ParseSlots = parseSlots
