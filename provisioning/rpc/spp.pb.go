@@ -1016,9 +1016,12 @@ func (x *StatusResponse) GetChallenge() []byte {
 // Refusal is the detail of every error: a stable code for programs and the
 // next step for people.
 type Refusal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	Next          string                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Next  string                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	// Where trying again may help: after how many milliseconds. 0: it won't help
+	// until someone did what `next` says.
+	RetryAfterMs  int64 `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1065,6 +1068,13 @@ func (x *Refusal) GetNext() string {
 		return x.Next
 	}
 	return ""
+}
+
+func (x *Refusal) GetRetryAfterMs() int64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
 }
 
 var File_provisioning_rpc_spp_proto protoreflect.FileDescriptor
@@ -1141,10 +1151,11 @@ const file_provisioning_rpc_spp_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\rR\n" +
 	"generation\x12\x1c\n" +
-	"\tchallenge\x18\x03 \x01(\fR\tchallenge\"1\n" +
+	"\tchallenge\x18\x03 \x01(\fR\tchallenge\"W\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next2\x8c\a\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\x12$\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\x03R\fretryAfterMs2\x8c\a\n" +
 	"\x0fAssemblyService\x12b\n" +
 	"\aModules\x12*.devicekeys.provisioning.v1.ModulesRequest\x1a+.devicekeys.provisioning.v1.ModulesResponse\x12\\\n" +
 	"\x05Begin\x12(.devicekeys.provisioning.v1.BeginRequest\x1a).devicekeys.provisioning.v1.BeginResponse\x12b\n" +

@@ -1,0 +1,75 @@
+# Devicekeys. `make` alone lists what there is to do.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# Devices of the demo: make demo DEVICES=1000. KEEP=1 leaves its servers running.
+DEVICES ?= 200
+export DEVICES
+
+# All packages with the race detector take a few minutes on 2 cores; past this, something hangs.
+TEST_TIMEOUT ?= 20m
+
+# Programs that must build where there is neither a C compiler nor a PKCS#11 module.
+pure_go := $(wildcard cmd/registry cmd/message)
+programs := $(filter-out $(pure_go) cmd/internal,$(patsubst %/,%,$(wildcard cmd/*/)))
+
+# Tools are pinned in a module of their own, so that they choose no version for the programs.
+tool := go tool -modfile=tools/go.mod
+protos := $(wildcard */rpc/*.proto)
+
+# In a checkout that belongs to another user git refuses, and with it `go build`, which asks for the commit.
+ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+endif
+
+.PHONY: help demo build test bench lint proto clean setup
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## Run the assembly line on real parts and restore a device (DEVICES=200, KEEP=1)
+	@bin/demo
+
+build: setup ## Build every program into bin/
+	@mkdir -p bin
+	@$(if $(pure_go),CGO_ENABLED=0 go build -o bin/ $(addprefix ./,$(pure_go)))
+	@$(if $(programs),go build -o bin/ $(addprefix ./,$(programs)))
+
+test: setup ## Run every test, with the race detector, on real SoftHSM and Postgres
+	go test -race -timeout $(TEST_TIMEOUT) ./...
+
+bench: setup ## Run the benchmarks
+	go test -run '^$$' -bench . ./...
+
+lint: ## Check format, vet, staticcheck, generated code and imports
+	@deploy/setup lint
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "lint: not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	go vet -tags devicekeys_import ./...
+	$(tool) staticcheck -tags devicekeys_import ./...
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call generate,"$$fresh") && \
+	for f in $$(cd "$$fresh" && find . -name '*.go'); do \
+		grep -v '^// 	protoc  ' "$$fresh/$$f" >"$$fresh/want"; \
+		grep -v '^// 	protoc  ' "$$f" 2>/dev/null | cmp -s - "$$fresh/want" || { echo "lint: $$f is not what its .proto says; run make proto"; exit 1; }; \
+	done
+	go test -count 1 -run Architecture .
+
+proto: ## Generate the RPC code from its .proto files, beside them
+	@deploy/setup lint
+	@$(call generate,.)
+
+clean: ## Remove what was built and what the demo left in var/
+	rm -rf bin var
+
+setup: ## Install what is missing: SoftHSM, PostgreSQL, a C compiler
+	@deploy/setup
+
+# generate writes the Go code of every .proto file below the folder $(1). The line that names protoc's own version
+# is the one thing that differs from machine to machine.
+define generate
+protoc -I . \
+	--plugin=protoc-gen-go="$$($(tool) -n protoc-gen-go)" --go_out=$(1) --go_opt=paths=source_relative \
+	--plugin=protoc-gen-connect-go="$$($(tool) -n protoc-gen-connect-go)" --connect-go_out=$(1) --connect-go_opt=paths=source_relative,package_suffix \
+	$(protos)
+endef
