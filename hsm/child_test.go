@@ -1,0 +1,126 @@
+package hsm_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/secret"
+)
+
+// child is what the test binary does when it is started as a process of its own.
+func child(role string) int {
+	os.Setenv("SOFTHSM2_CONF", os.Getenv("HSM_TEST_CONF"))
+	if err := childRole(role); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func childRole(role string) error {
+	ctx := context.Background()
+	pin := secret.New([]byte(os.Getenv("HSM_TEST_PIN"))) // a test's throw-away PIN
+	cfg := hsm.Config{Path: modulePath, LockFile: os.Getenv("HSM_TEST_LOCK")}
+	c := hsm.Credentials{Token: hsm.TokenRef{Label: os.Getenv("HSM_TEST_LABEL")}, PIN: pin}
+	switch role {
+	case "login": // initialise, log in, leave, again and again
+		for range 8 {
+			m, err := hsm.Load(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			tok, err := m.Open(ctx, c, hsm.Options{})
+			if err != nil {
+				return err
+			}
+			if err := tok.Check(ctx); err != nil {
+				return err
+			}
+			if err := m.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "raw": // without crypto11: one module, opened and closed
+		m, err := hsm.Load(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		tok, err := m.Open(ctx, c, hsm.Options{})
+		if err != nil {
+			return err
+		}
+		if _, err := tok.Signer("tls"); err == nil {
+			return fmt.Errorf("a signer without SignToken")
+		}
+		if _, err := hsm.Load(ctx, hsm.Config{Path: modulePath, SignToken: &c}); err == nil {
+			return fmt.Errorf("crypto11 came second")
+		}
+		wrong := c
+		wrong.PIN = secret.New([]byte("wrong-wrong"))
+		if _, err := m.Open(ctx, wrong, hsm.Options{}); err == nil {
+			return fmt.Errorf("a wrong PIN was taken while logged in")
+		}
+		return tok.Close()
+	case "wrong sign PIN":
+		wrong := c
+		wrong.PIN = secret.New([]byte("wrong-wrong"))
+		if _, err := hsm.Load(ctx, hsm.Config{Path: modulePath, SignToken: &wrong}); hsm.Classify(err) != hsm.Stop {
+			return fmt.Errorf("crypto11 with a wrong PIN: %v", err)
+		}
+		m, err := hsm.Load(ctx, hsm.Config{Path: modulePath, SignToken: &c}) // and nothing is left of it
+		if err != nil {
+			return err
+		}
+		return m.Close()
+	}
+	return fmt.Errorf("no role %q", role)
+}
+
+func startChild(t *testing.T, role string, c hsm.Credentials) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Env = append(os.Environ(), "HSM_TEST_CHILD="+role, "HSM_TEST_CONF="+os.Getenv("SOFTHSM2_CONF"),
+		"HSM_TEST_LOCK="+lockPath, "HSM_TEST_LABEL="+c.Token.Label, "HSM_TEST_PIN="+string(c.PIN.Bytes()))
+	return cmd
+}
+
+// TestLoginRace: processes that initialise and log in at once find the token every
+// time, because they take turns. Without the lock file SoftHSM loses up to 12 of 100
+// rounds each: C_Login truncates the token's file before rewriting it.
+func TestLoginRace(t *testing.T) {
+	t.Parallel()
+	c := fresh(t)
+	var wg sync.WaitGroup
+	for range 3 {
+		cmd := startChild(t, "login", c)
+		wg.Go(func() {
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestProcessesOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{"raw", "wrong sign PIN"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			if out, err := startChild(t, role, fresh(t)).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}

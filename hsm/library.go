@@ -1,0 +1,153 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+)
+
+// library is the one initialised module of the process; Modules are references to it.
+type library struct {
+	cryptoki
+	path     string // symbolic links resolved
+	lockFile string
+	signing  *crypto11.Context // nil: not used
+	signSlot *slot             // the slot of its token
+	signRef  TokenRef
+
+	// mu is held while slots are looked up and logins made.
+	mu    sync.Mutex
+	slots map[uint]*slot // every slot seen, by Cryptoki's id
+}
+
+// process holds the library and how many Modules refer to it.
+var process struct {
+	sync.Mutex
+	lib  *library
+	refs int
+	// contexts keeps each module file mapped for the life of the process. Unloading it
+	// while threads of it may still unwind is how PKCS#11 programs crash at exit.
+	contexts map[string]*pkcs11.Ctx
+}
+
+const (
+	// signSessions is crypto11's pool plus the one session it keeps for itself.
+	signSessions = 8 + 1
+	// signWait bounds the wait for one of them; crypto11's default is for ever, and
+	// crypto.Signer has no context. A TLS handshake has given up by then.
+	signWait = 5 * time.Second
+)
+
+// newLibrary initialises the module: raw when there is no token for crypto11, else raw
+// only to look up the token, then crypto11, then raw beside it. Needs process.Mutex.
+func newLibrary(ctx context.Context, path string, cfg Config) (*library, error) {
+	raw := process.contexts[path]
+	if raw == nil {
+		// New returns nil without a reason when the file isn't a PKCS#11 module.
+		if raw = pkcs11.New(path); raw == nil {
+			return nil, fmt.Errorf("hsm: %q can't be loaded as a PKCS#11 module: check that it is one, for this machine's architecture", path)
+		}
+		if process.contexts == nil {
+			process.contexts = map[string]*pkcs11.Ctx{}
+		}
+		process.contexts[path] = raw
+	}
+	unlock, err := lockFile(ctx, cfg.LockFile)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	lib := &library{cryptoki: cryptoki{ctx: raw}, path: path, lockFile: cfg.LockFile, slots: map[uint]*slot{}}
+	if err := lib.initialize(); err != nil {
+		if codeOf(err) == pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED {
+			return nil, fmt.Errorf("hsm: initialise %q: something else in this process did it already: %w", path, err)
+		}
+		return nil, fmt.Errorf("hsm: initialise %q: %w", path, err)
+	}
+	if cfg.SignToken == nil {
+		return lib, nil
+	}
+	if err := lib.openSigner(ctx, cfg); err != nil {
+		// openSigner leaves the module initialised only when it returns nil; a second
+		// finalise is answered by CKR_CRYPTOKI_NOT_INITIALIZED and does no harm.
+		_ = lib.finalize()
+		return nil, err
+	}
+	return lib, nil
+}
+
+// openSigner hands the module over to crypto11 and attaches beside it. The token is
+// looked up first, so that crypto11 is told a serial number: by label it would offer
+// the PIN to the first of two tokens.
+func (lib *library) openSigner(ctx context.Context, cfg Config) error {
+	sl, err := lib.findSlot(ctx, cfg.SignToken.Token)
+	if err != nil {
+		return err
+	}
+	if err := sl.usable(cfg.Production, cfg.SignToken.PIN); err != nil {
+		return err
+	}
+	serial := sl.info.Serial
+	if err := lib.finalize(); err != nil {
+		return fmt.Errorf("hsm: hand the module over to crypto11: %w", err)
+	}
+	lib.slots = map[uint]*slot{}
+	for try := 1; ; try++ {
+		lib.signing, err = crypto11.Configure(&crypto11.Config{
+			Path:            lib.path,
+			TokenSerial:     serial,
+			Pin:             string(cfg.SignToken.PIN.Bytes()),
+			MaxSessions:     signSessions,
+			PoolWaitTimeout: signWait,
+			GCMIVLength:     12, // its default of 16 isn't what SP 800-38D recommends
+		})
+		if err == nil {
+			break
+		}
+		err = fmt.Errorf("hsm: open token %s for signing: %w", cfg.SignToken.Token, translated(err))
+		// The token was there a moment ago; see startTries. A refused PIN is final.
+		if errors.Is(err, ErrPIN) || try == startTries {
+			return err
+		}
+		if err := pause(ctx, startPause); err != nil {
+			return err
+		}
+	}
+	// Beside crypto11 the module is initialised already; that is expected here and
+	// nowhere else.
+	if err := lib.initialize(); err != nil && codeOf(err) != pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED {
+		lib.signing.Close()
+		return fmt.Errorf("hsm: attach beside crypto11: %w", err)
+	}
+	if lib.signSlot, err = lib.findSlot(ctx, TokenRef{Serial: serial}); err != nil {
+		lib.signing.Close()
+		return err
+	}
+	lib.signRef = cfg.SignToken.Token
+	lib.signSlot.remember(cfg.SignToken.PIN) // crypto11 has just logged in with it
+	lib.signSlot.signer = true
+	return nil
+}
+
+// sameSignToken refuses a second Load that wants another signing token.
+func (lib *library) sameSignToken(cfg Config) error {
+	lib.mu.Lock()
+	defer lib.mu.Unlock()
+	c := cfg.SignToken
+	switch {
+	case c == nil:
+		return nil
+	case lib.signing == nil:
+		return errors.New("hsm: load with a token for signing: this process loaded the module without one, and crypto11 must come first: name SignToken in the first Load")
+	case lib.signRef != c.Token:
+		return fmt.Errorf("hsm: load with token %s for signing: this process already signs with token %s", c.Token, lib.signRef)
+	case !lib.signSlot.remembers(c.PIN):
+		return fmt.Errorf("hsm: load with token %s for signing: not the PIN that this process logged in with: %w", c.Token, ErrPIN)
+	}
+	return lib.signSlot.usable(cfg.Production, c.PIN)
+}

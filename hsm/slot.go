@@ -1,0 +1,190 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/miekg/pkcs11"
+)
+
+// TokenInfo is what a token says of itself.
+type TokenInfo struct {
+	Label        string
+	Serial       string
+	Manufacturer string
+	Model        string
+	// Initialised: it has a label and a security officer. A slot with a token that
+	// isn't is free for [Module.InitToken].
+	Initialised bool
+	// UserPIN: a user PIN was set. Without it the making of the token was broken off.
+	UserPIN bool
+	// LastTry and Locked tell of wrong PINs before. SoftHSM never locks.
+	LastTry, Locked bool
+}
+
+const (
+	// startTries: a token file that another process is rewriting (it logs in) looks
+	// like no token. A rewrite takes milliseconds.
+	startTries = 4
+	startPause = 50 * time.Millisecond
+)
+
+// pause waits d unless the context ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("hsm: %w", ctx.Err())
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// slot is a slot with its token and this process's login to it. library.mu guards it.
+type slot struct {
+	id   uint
+	info TokenInfo
+
+	// signer: crypto11 is logged in here and stays so until the module is closed.
+	signer bool
+	// opens counts the Tokens open on this slot; the login lives while it isn't zero.
+	opens int
+	// hold is the session that keeps the login while opens > 0.
+	hold pkcs11.SessionHandle
+	// salt and digest are of the PIN that this process logged in with; nil when it
+	// isn't logged in.
+	salt, digest []byte
+}
+
+func (r TokenRef) check() error {
+	switch {
+	case r.Label == "" && r.Serial == "":
+		return errors.New("hsm: name a token by label or serial number: both are empty")
+	case len(r.Label) > maxTokenLabel:
+		return fmt.Errorf("hsm: token label %q is longer than %d bytes", r.Label, maxTokenLabel)
+	case len(r.Serial) > 16:
+		return fmt.Errorf("hsm: serial number %q is longer than 16 bytes", r.Serial)
+	}
+	return nil
+}
+
+func (r TokenRef) matches(i TokenInfo) bool {
+	return i.Initialised && (r.Label == "" || r.Label == i.Label) && (r.Serial == "" || r.Serial == i.Serial)
+}
+
+// findSlot looks up the one token that r names. A token missing right after the start,
+// or a slot that answers CKR_GENERAL_ERROR, may be a token file in the middle of being
+// rewritten; the module reads the directory only when it is initialised, so as long as
+// nothing is open it is initialised again, a few times. Needs lib.mu or sole ownership,
+// and the lock file.
+func (lib *library) findSlot(ctx context.Context, r TokenRef) (*slot, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	for try := 1; ; try++ {
+		sl, err := lib.lookup(r)
+		if err == nil || try == startTries || Classify(err) == Stop && !errors.Is(err, ErrNoToken) {
+			return sl, err
+		}
+		if lib.inUse() {
+			if errors.Is(err, ErrNoToken) {
+				return nil, fmt.Errorf("%w (a token made by another process is seen after a restart)", err)
+			}
+		} else if err := lib.reinitialise(); err != nil {
+			return nil, err
+		}
+		if err := pause(ctx, startPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (lib *library) inUse() bool {
+	if lib.signing != nil {
+		return true
+	}
+	for _, sl := range lib.slots {
+		if sl.opens > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (lib *library) reinitialise() error {
+	if err := lib.finalize(); err != nil {
+		return fmt.Errorf("hsm: initialise the module again: %w", err)
+	}
+	if err := lib.initialize(); err != nil {
+		return fmt.Errorf("hsm: initialise the module again: %w", err)
+	}
+	lib.slots = map[uint]*slot{}
+	return nil
+}
+
+func (lib *library) lookup(r TokenRef) (*slot, error) {
+	if err := lib.scan(); err != nil {
+		return nil, err
+	}
+	var found *slot
+	for _, sl := range lib.slots {
+		if !r.matches(sl.info) {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("hsm: two tokens are %s (serial numbers %q and %q): name the serial number", r, found.info.Serial, sl.info.Serial)
+		}
+		found = sl
+	}
+	if found == nil {
+		return nil, fmt.Errorf("hsm: token %s: %w: check the label, the module's configuration and the token directory", r, ErrNoToken)
+	}
+	// What was seen at the scan may be old: another process may have made the token
+	// anew or locked it since.
+	if err := lib.refresh(found); err != nil {
+		return nil, err
+	}
+	if !r.matches(found.info) {
+		return nil, fmt.Errorf("hsm: token %s: %w: it was there before and has been made anew", r, ErrNoToken)
+	}
+	return found, nil
+}
+
+// scan asks every slot that isn't known yet, or was free, for its token. With
+// thousands of tokens a full scan takes a second, so it happens once.
+func (lib *library) scan() error {
+	ids, err := lib.slotList()
+	if err != nil {
+		return fmt.Errorf("hsm: list slots: %w", err)
+	}
+	for _, id := range ids {
+		sl := lib.slots[id]
+		if sl != nil && sl.info.Initialised {
+			continue
+		}
+		if sl == nil {
+			sl = &slot{id: id}
+		}
+		if err := lib.refresh(sl); err != nil {
+			return err
+		}
+		lib.slots[id] = sl
+	}
+	return nil
+}
+
+func (lib *library) refresh(sl *slot) error {
+	i, err := lib.tokenInfo(sl.id)
+	if err != nil {
+		return fmt.Errorf("hsm: read token information: %w", err)
+	}
+	sl.info = TokenInfo{
+		Label: i.Label, Serial: i.SerialNumber, Manufacturer: i.ManufacturerID, Model: i.Model,
+		Initialised: i.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0,
+		UserPIN:     i.Flags&pkcs11.CKF_USER_PIN_INITIALIZED != 0,
+		LastTry:     i.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0,
+		Locked:      i.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0,
+	}
+	return nil
+}
