@@ -1,0 +1,141 @@
+package maker
+
+import "github.com/devicekeys/devicekeys/hsm"
+
+// Role says of one kind of key what its attributes can't: where it lives, who may use it, and what somebody gains
+// who gets at it. docs/keys.md is made from it and from hsm.Kind.Table.
+type Role struct {
+	Kind   hsm.Kind
+	Where  string // which token, and for how long
+	Labels string // behind the realm's prefix; empty for session keys
+	Users  string // who may use it, for what
+	Thief  string // what one gains who can use it without leave; where it differs, who learns its bytes
+	// Audited: each use has an entry in the audit log, committed before the act.
+	Audited bool
+	// Backup: it must survive its HSM, so in production it is born in a ceremony and never inside for good.
+	Backup bool
+}
+
+const (
+	spp      = "SPP's token, lasting"
+	sppWhile = "SPP's token, session object"
+	chip     = "chip's token, lasting"
+	chipOnce = "chip's token, session object"
+)
+
+// Roles gives every kind of key of the product, in the order of hsm.Kinds.
+func Roles() []Role {
+	return []Role{
+		{Kind: hsm.MasterKey, Where: spp, Labels: "master-<version>", Audited: true, Backup: true,
+			Users: "the ceremony alone, to derive purpose keys; nothing on the line uses it",
+			Thief: "every symmetric key of every device of that version, past and future, for whoever also knows identities and chip IDs. There is no way back but new devices"},
+		{Kind: hsm.PurposeKey, Where: spp + "; the channel's one also in the device service's token", Labels: "purpose-<purpose>-<version>", Audited: true,
+			Users: "the assembly, to derive a device key under a checked identity; the device service likewise",
+			Thief: "every device key of that purpose and version; other purposes stay closed. Who holds the PIN can derive readable ones, since SoftHSM has no CKA_DERIVE_TEMPLATE"},
+		{Kind: hsm.DeviceKey, Where: sppWhile + ", while the device is on the line",
+			Users: "the assembly: check value, proofs of the line, wrapping to the device",
+			Thief: "one device's channel: its MACs can be made and checked"},
+		{Kind: hsm.ChannelDeviceKey, Where: "device service's token, session object",
+			Users: "the device service, for one device's channel",
+			Thief: "one device's channel, while the session lasts"},
+		{Kind: hsm.IdentitySigningKey, Where: spp, Labels: nameIdentitySigning, Audited: true, Backup: true,
+			Users: "the assembly (identity certificates), an operator (unlock statements), the publisher (scrap and erase statements), each through a function that parses what it signs",
+			Thief: "certificates for any chip and identity, unlocked devices, records declared scrapped. No key of a device: symmetric keys can't be derived with it. Its public half is in every ROM, so it can't be replaced in devices already made"},
+		{Kind: hsm.CAKey, Where: spp, Labels: nameDeviceCA + ", " + nameStationCA, Audited: true, Backup: true,
+			Users: "the custodian, to certify stations and programs (station CA) and devices' public keys (device CA)",
+			Thief: "station CA: stations with any grant, so identities used up and packages for listed chips, which open in those chips only. Device CA: X.509 certificates for keys that no device has"},
+		{Kind: hsm.SubmissionKey, Where: spp, Labels: nameSubmission,
+			Users: "the publisher, for batches to the sequencer",
+			Thief: "entries in the public registry that no device made; with no certificate in them that verifies, devices and clients refuse them. With a TLS key of the SPP too; the sequencer asks for both"},
+		{Kind: hsm.AuditKey, Where: spp, Labels: nameAudit,
+			Users: "the SPP, for heads of the audit log",
+			Thief: "with write access to the database as well: a rewritten audit log whose heads verify. Heads kept elsewhere show it"},
+		{Kind: hsm.TLSKey, Where: "each program's own token, lasting", Labels: "tls-<program>",
+			Users: "that program's TLS, through crypto11",
+			Thief: "the program's or station's place on the network until its certificate expires: a station's with its grant and quota"},
+		{Kind: hsm.AttestationKey, Where: chip, Labels: "attestation-key",
+			Users: "the device, for its first message on the line",
+			Thief: "this chip's place on the line: the keys meant for it, if that comes before the chip itself"},
+		{Kind: hsm.ChipMakerKey, Where: "chip maker's token, lasting", Labels: "chip-maker-key",
+			Users: "the chip maker, for delivery lists",
+			Thief: "chips of one's own in a delivery: whoever runs a line would build devices whose keys one reads"},
+		{Kind: hsm.CheckpointKey, Where: "sequencer's token, lasting", Labels: "checkpoint",
+			Users: "the sequencer, for checkpoints of the registry's log",
+			Thief: "two versions of the registry for two readers, until somebody compares checkpoints"},
+		{Kind: hsm.PoolWrapKey, Where: spp, Labels: namePoolWrap,
+			Users: "the assembly, to wrap symmetric keys that wait in the pool",
+			Thief: "with its unwrapping half and the pool's database: the keys waiting there, as closed token keys; not their bytes"},
+		{Kind: hsm.PoolUnwrapKey, Where: "SPP's token, copy of the pool wrap key",
+			Users: "the assembly, to fetch symmetric keys from the pool",
+			Thief: "with the pool's database: the keys waiting there, as closed token keys; not their bytes"},
+		{Kind: hsm.PoolPairWrapKey, Where: spp, Labels: namePoolPairWrap,
+			Users: "the assembly, to wrap private keys that wait in the pool",
+			Thief: "with its unwrapping half and the pool's database: the private keys waiting there, to use; not their bytes"},
+		{Kind: hsm.PoolPairUnwrapKey, Where: "SPP's token, copy of the pool pair wrap key",
+			Users: "the assembly, to fetch private keys from the pool",
+			Thief: "with the pool's database: the private keys waiting there, to use; not their bytes"},
+		{Kind: hsm.PoolSealKey, Where: spp, Labels: namePoolSeal,
+			Users: "the assembly, for SIM-lock codes and other secrets of devices under way",
+			Thief: "with the database: the secrets of devices that are not yet published. What is published was deleted"},
+		{Kind: hsm.DeviceSigningKey, Where: sppWhile + ", between birth and wrapping",
+			Users: "the assembly, which generates a device's pair and wraps it",
+			Thief: "one device's signatures"},
+		{Kind: hsm.EphemeralKey, Where: "SPP's and chip's tokens, session object, for one agreement",
+			Users: "both sides of a transfer, once",
+			Thief: "the keys of one transfer, if its messages were recorded"},
+		{Kind: hsm.AgreedKey, Where: "SPP's and chip's tokens, session object, until the transfer keys are derived",
+			Users: "both sides of a transfer, to derive its keys",
+			Thief: "the keys of one transfer"},
+		{Kind: hsm.TransferWrapKey, Where: sppWhile + ", for one transfer",
+			Users: "the assembly, to wrap one device's keys",
+			Thief: "nothing by itself: it only wraps. Its bytes: one device's keys, if the package was recorded"},
+		{Kind: hsm.TransferUnwrapKey, Where: chipOnce + ", for one transfer",
+			Users: "the device, to take its keys",
+			Thief: "this device's keys, as closed token keys"},
+		{Kind: hsm.TransferSealKey, Where: sppWhile + ", for one transfer",
+			Users: "the assembly, to seal one device's other secrets, once",
+			Thief: "nothing by itself: it only seals. Its bytes: one device's other secrets, if the package was recorded"},
+		{Kind: hsm.TransferOpenKey, Where: chipOnce + ", for one transfer",
+			Users: "the device, to open its other secrets",
+			Thief: "this device's other secrets"},
+		{Kind: hsm.ChipKey, Where: chip, Labels: "chip-key",
+			Users: "the device, to derive a wrap and a seal key for each set of claims",
+			Thief: "this device's backups, opened; no other device's"},
+		{Kind: hsm.ChipWrapKey, Where: chipOnce + ", while a package is accepted",
+			Users: "the device, to wrap its keys into the backup",
+			Thief: "nothing by itself: it only wraps"},
+		{Kind: hsm.ChipUnwrapKey, Where: chipOnce + ", while a backup is checked",
+			Users: "the device, to check its backup before it is written",
+			Thief: "this device's keys, as closed token keys that may be wrapped again"},
+		{Kind: hsm.ChipBootUnwrapKey, Where: chipOnce + ", at boot",
+			Users: "the device, to unwrap its keys at boot",
+			Thief: "this device's keys, as token keys that never leave"},
+		{Kind: hsm.ChipSealKey, Where: chipOnce + ", while a package is accepted",
+			Users: "the device, to seal its backup, once for each set of claims",
+			Thief: "nothing by itself: it only seals"},
+		{Kind: hsm.ChipOpenKey, Where: chipOnce + ", at boot and restore",
+			Users: "the device, to open its backup",
+			Thief: "this device's other secrets, with the published record"},
+		{Kind: hsm.InboundKey, Where: chipOnce + ", while a package is accepted",
+			Users: "the device, to check a key and wrap it for itself",
+			Thief: "one device's key, to use and to wrap"},
+		{Kind: hsm.InboundCipherKey, Where: chipOnce + ", while a package is accepted",
+			Users: "the device, to wrap it for itself; it encrypts nothing here",
+			Thief: "one device's key, to wrap"},
+		{Kind: hsm.InboundSigningKey, Where: chipOnce + ", while a package is accepted",
+			Users: "the device, to check a private key and wrap it for itself",
+			Thief: "one device's signatures"},
+		{Kind: hsm.ResidentKey, Where: chipOnce + ", from boot on",
+			Users: "the device's software",
+			Thief: "this device's MACs, while one controls it; never the bytes"},
+		{Kind: hsm.ResidentCipherKey, Where: chipOnce + ", from boot on",
+			Users: "the device's software",
+			Thief: "what this key protects, while one controls the device; never the bytes"},
+		{Kind: hsm.ResidentSigningKey, Where: chipOnce + ", from boot on",
+			Users: "the device's software",
+			Thief: "this device's signatures, while one controls it; never the bytes"},
+		{Kind: hsm.CheckKey, Where: chipOnce + ", for one check value",
+			Users: "the device, to check a key of AES type",
+			Thief: "MACs under a key that is used for no MACs"},
+	}
+}
