@@ -18,8 +18,8 @@ import (
 // plant is the factory of the demo: a folder with everything in it.
 //
 //	postgres/   a private Postgres cluster: pool, records, registry
-//	hsm/        three SoftHSM directories: spp, sequencer, fixtures
-//	devices/    the devices' slots and flash images
+//	hsm/        SoftHSM directories of SPP and sequencer
+//	devices/    the devices: a SoftHSM directory, slots, flash images
 //	public/     what the maker publishes: ROM key, CA certificates, …
 //	etc/        configurations, PIN files, certificates
 //	modules/    the basic software modules
@@ -45,9 +45,9 @@ var roles = map[string][]string{
 	"registry": {"sequencer", "reader", "auditor"},
 }
 
-// hsmNames are the token directories; no two programs of different parts
-// share one.
-var hsmNames = []string{"spp", "sequencer", "fixtures"}
+// hsmFolders are the token directories. SPP, sequencer and devices share none;
+// the station's own token is beside its fixtures' chips.
+var hsmFolders = map[string]string{"spp": "hsm/spp", "sequencer": "hsm/sequencer", "fixtures": "devices"}
 
 // newPlant makes the folders anew. What an earlier demo left is stopped and
 // removed first, its servers included (KEEP=1).
@@ -75,8 +75,8 @@ func newPlant(ctx context.Context, dir string, devices int) (_ *plant, err error
 	if p.log, err = os.OpenFile(filepath.Join(dir, "log", "commands.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
 		return nil, err
 	}
-	for _, n := range hsmNames {
-		if p.hsms[n], err = softhsm.NewDirectory(filepath.Join(dir, "hsm", n)); err != nil {
+	for name, folder := range hsmFolders {
+		if p.hsms[name], err = softhsm.NewDirectory(filepath.Join(dir, folder)); err != nil {
 			return nil, err
 		}
 	}

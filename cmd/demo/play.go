@@ -81,14 +81,12 @@ func (d *demo) keys(ctx context.Context) (string, error) {
 }
 
 func (d *demo) chips(ctx context.Context) (string, error) {
-	lists, err := d.createDevices(ctx, d.devices)
+	list, err := d.createDevices(ctx, d.devices)
 	if err != nil {
 		return "", err
 	}
-	for _, list := range lists {
-		if _, err := d.run(ctx, d.with("spp", "spp"), nil, "chips", "import", "--config", d.etc("spp.yaml"), list); err != nil {
-			return "", err
-		}
+	if _, err := d.run(ctx, d.with("spp", "spp"), nil, "chips", "import", "--config", d.etc("spp.yaml"), list); err != nil {
+		return "", err
 	}
 	return fmt.Sprintf("%d chips", len(d.names)), nil
 }
@@ -165,7 +163,7 @@ func (d *demo) recovery(ctx context.Context) (string, error) {
 	if empty.code != console.ExitRefused {
 		return "", fmt.Errorf("device %s boots without its flash", name)
 	}
-	if _, err := d.run(ctx, device, nil, append(d.on("restore", name), "--url", "http://"+d.ports["registry"])...); err != nil {
+	if _, err := d.run(ctx, device, nil, append(d.on("restore", name), "--registry", "http://"+d.ports["registry"])...); err != nil {
 		return "", err
 	}
 	after, err := d.bootDevice(ctx, name)

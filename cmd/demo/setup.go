@@ -85,6 +85,10 @@ func (p *plant) writeConfigurations() error {
 		"station.yaml": "realm: development\nspp:\n  url: https://" + p.ports["spp"] + "\n  ca: " + p.public("station-ca.pem") + "\n" +
 			p.token("station", "fixtures", "dev-station", 4) + "certificate: station.pem\ndevices: " + filepath.Join(p.dir, "devices") + "\n" +
 			"modules: " + filepath.Join(p.dir, "modules") + "\njournal: " + filepath.Join(p.dir, "journal") + "\n",
+		"auditor.yaml": "realm: development\nactor: demo\n" + db("pool", "pool", "auditor") + db("records", "records", "auditor") +
+			"registry:\n  url: http://" + p.ports["registry"] + "\n  database:\n" + p.database("    ", "registry", "auditor") +
+			p.token("spp", "spp", "dev-spp", 2) + "rom_key: " + p.public("rom-key.pem") + "\naudit_key: " + p.public("audit.pem") + "\n" +
+			"certificates: [" + p.etc("spp.pem") + ", " + p.etc("sequencer.pem") + ", " + p.etc("station.pem") + "]\n",
 		"phone.yaml": phoneProfile(filepath.Join(p.dir, "modules")),
 		"imeis.csv":  p.identities(),
 	}

@@ -1,0 +1,120 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/devicekeys/devicekeys/audit"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/provisioning/records"
+)
+
+// licences is what the audit log allowed, by what it is compared with.
+type licences struct {
+	assembled    map[deviceID]licence
+	keys         map[deviceID]int64 // entries that licensed a device's keys
+	unlocked     map[deviceID]bool
+	certificates map[string]bool // "certificate <serial>"
+}
+
+type licence struct {
+	seq int64
+	at  time.Time
+}
+
+// auditLog checks invariant 5: the log is whole, its signed heads lie on it, and
+// what the rows say was done had been licensed. Rows are read before the log.
+func (c *checker) auditLog(ctx context.Context) {
+	var unlocks []records.Unlock
+	if err := c.Records.EachUnlock(ctx, func(u records.Unlock) error {
+		c.unlockForm(u)
+		unlocks = append(unlocks, u)
+		return nil
+	}); err != nil {
+		c.unread(Audited, err)
+	}
+	l, ok := c.readLog(ctx)
+	if !ok {
+		return
+	}
+	for _, d := range c.devices {
+		c.checked(Audited, 1)
+		where := rows(deviceRow(d.Record, d.Generation), fmt.Sprintf("records.audit_entry %d", d.licence))
+		a, found := l.assembled[d.deviceID]
+		switch {
+		case !found || a.seq != d.licence:
+			c.violated(Audited, d.Record, where, "no entry of kind %q licensed this generation at the place that the row names: keys were used unlicensed, or the row was changed", audit.Assemble)
+		case !d.packaged.IsZero() && a.at.After(d.packaged):
+			c.violated(Audited, d.Record, where, "the entry is from %s, after the package was made at %s: keys were used before they were licensed, or the server's clock was set back",
+				a.at.UTC().Format(time.RFC3339Nano), d.packaged.UTC().Format(time.RFC3339Nano))
+		case l.keys[d.deviceID] < d.uses:
+			c.violated(Audited, d.Record, where, "%d entries licensed the device's keys, the row counts %d uses: entries are missing, or the row was changed", l.keys[d.deviceID], d.uses)
+		}
+	}
+	for _, u := range unlocks {
+		c.checked(Audited, 1)
+		if !l.unlocked[deviceID{u.Record, u.Next}] {
+			c.violated(Audited, u.Record, rows(fmt.Sprintf("records.unlock %s/%d", u.Record.Short(), u.Next)),
+				"no entry licensed this unlock statement: it was signed unlicensed, or another device's row was changed")
+		}
+	}
+	for _, cert := range c.Certificates {
+		c.checked(Audited, 1)
+		if note := audit.CertificateNote(cert.SerialNumber); !l.certificates[note] {
+			c.violated(Audited, identity.RecordID{}, rows(fmt.Sprintf("%s, %s", note, cert.Subject)),
+				"no entry licensed this certificate: the CA key was used unlicensed, or the certificate is not of this maker")
+		}
+	}
+}
+
+// readLog verifies the log and indexes it. ok is false where it could not be read to its end.
+func (c *checker) readLog(ctx context.Context) (l licences, ok bool) {
+	l = licences{map[deviceID]licence{}, map[deviceID]int64{}, map[deviceID]bool{}, map[string]bool{}}
+	var heads []audit.Head
+	if !c.AuditKey.IsZero() {
+		var err error
+		if heads, err = c.Audit.Heads(ctx, c.AuditKey); errors.Is(err, audit.ErrBroken) {
+			c.violated(Audited, identity.RecordID{}, rows("records.audit_signed_head"), "%v", err)
+		} else if err != nil {
+			c.unread(Audited, err)
+		}
+	}
+	if c.From.Seq > 0 {
+		heads = append(heads, c.From) // the whole log is read: it must lead through what was kept
+	}
+	c.checked(Audited, int64(len(heads)))
+	end, err := c.Audit.Verify(ctx, audit.Head{}, heads, func(e audit.Entry) error {
+		c.checked(Audited, 1)
+		d := deviceID{e.Record, e.Generation}
+		switch e.Kind {
+		case audit.Assemble:
+			if _, twice := l.assembled[d]; !twice {
+				l.assembled[d] = licence{e.Seq, e.At}
+			}
+			l.keys[d]++
+		case audit.DeviceKey:
+			l.keys[d]++
+		case audit.Unlock:
+			l.unlocked[d] = true
+		case audit.Certify:
+			// "certificate <serial> <subject>"
+			if words := strings.SplitN(e.Note, " ", 3); len(words) >= 2 {
+				l.certificates[words[0]+" "+words[1]] = true
+			}
+		}
+		return nil
+	})
+	c.report.AuditHead = end
+	switch {
+	case errors.Is(err, audit.ErrBroken):
+		c.violated(Audited, identity.RecordID{}, rows(fmt.Sprintf("records.audit_entry %d", end.Seq+1)), "%v", err)
+		return l, false
+	case err != nil:
+		c.unread(Audited, err)
+		return l, false
+	}
+	return l, true
+}

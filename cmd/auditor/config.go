@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"database/sql"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/user"
+	"time"
+
+	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
+	"github.com/devicekeys/devicekeys/database"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/registry"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// Config is the auditor's configuration.
+type Config struct {
+	Realm        identity.Realm      `yaml:"realm" required:"true" example:"development" help:"development or production; what is of the other one is a violation."`
+	Actor        string              `yaml:"actor" example:"alice" help:"Who checks, as the audit log names them. Left out: the name of the user who runs the command."`
+	Grace        time.Duration       `yaml:"grace" default:"1m" help:"How long what a crash left may wait for its repair before it counts as a violation."`
+	Pool         DatabaseConfig      `yaml:"pool" help:"Database pool, as role auditor."`
+	Records      DatabaseConfig      `yaml:"records" help:"Database records, as role auditor."`
+	Registry     *RegistryConfig     `yaml:"registry" help:"The registry. Left out, what was published is not looked up."`
+	ROMKey       console.Path        `yaml:"rom_key" example:"public/rom-key.pem" help:"Public key in the devices' ROM, PEM. Left out, and without --token, certificates are not verified."`
+	AuditKey     console.Path        `yaml:"audit_key" example:"public/audit.pem" help:"Public key of the audit log's heads, PEM. Left out, and without --token, signed heads are not verified."`
+	Certificates []console.Path      `yaml:"certificates" example:"[spp.pem, line-1.pem]" help:"Certificates that the maker's CAs issued, PEM; each must have its entry in the audit log."`
+	KeptHead     console.Path        `yaml:"kept_head" example:"2026-11.head" help:"A signed head that the auditor keeps where the database's owner can't change it; heads --save writes one."`
+	Token        *tokenconfig.Config `yaml:"token" help:"The SPP's token, for check --token alone."`
+}
+
+// DatabaseConfig says how to reach a database.
+type DatabaseConfig struct {
+	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=NAME user=auditor sslmode=disable" help:"Keys and values as of libpq, without a password."`
+	PasswordFile console.Path `yaml:"password_file" example:"role-auditor.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
+}
+
+// RegistryConfig says how to reach the registry.
+type RegistryConfig struct {
+	URL      string          `yaml:"url" required:"true" example:"https://registry.example" help:"Where anyone looks records up."`
+	CA       console.Path    `yaml:"ca" example:"registry-ca.pem" help:"Certificate of the CA behind its TLS certificate. Left out: those that the system trusts."`
+	Database *DatabaseConfig `yaml:"database" help:"Database registry, as role auditor. Left out, sequence and leaf hashes are not looked at."`
+}
+
+// Validate checks the values once the configuration is read.
+func (c Config) Validate() error {
+	if c.Grace < 0 {
+		return fmt.Errorf("grace is %s: it must not be negative", c.Grace)
+	}
+	return nil
+}
+
+// maxFile bounds the files named here, in bytes: PEM files and signed heads of a few hundred.
+const maxFile = 64 << 10
+
+// who is who checks.
+func (c Config) who() (string, error) {
+	if c.Actor != "" {
+		return c.Actor, nil
+	}
+	u, err := user.Current()
+	if err != nil {
+		return "", console.Hint(fmt.Errorf("find out who checks: %w", err), "write actor into the configuration")
+	}
+	return u.Username, nil
+}
+
+// open connects to a database. Where migrations are given, a schema older than this program is refused.
+func (c DatabaseConfig) open(ctx context.Context, migrations fs.FS) (*sql.DB, error) {
+	db, err := database.Open(ctx, database.Config{DSN: c.DSN, PasswordFile: c.PasswordFile.String(), MaxConns: 4})
+	if err != nil {
+		return nil, err
+	}
+	version, err := database.Latest(migrations)
+	if err == nil {
+		err = database.RequireSchema(ctx, db, version)
+	}
+	if err != nil {
+		return nil, errors.Join(console.Hint(err, "have the database's owner migrate it, or run the auditor of the version that it was migrated by"), db.Close())
+	}
+	return db, nil
+}
+
+// requestTimeout bounds one request to the registry.
+const requestTimeout = 30 * time.Second
+
+func (c RegistryConfig) client(realm identity.Realm) (*registry.Client, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CA != "" {
+		text, err := readFile(c.CA)
+		if err != nil {
+			return nil, err
+		}
+		transport.TLSClientConfig.RootCAs = x509.NewCertPool()
+		if !transport.TLSClientConfig.RootCAs.AppendCertsFromPEM(text) {
+			return nil, console.Usagef("%s holds no certificate in PEM", c.CA)
+		}
+	}
+	client, err := registry.NewClient(c.URL, &http.Client{Transport: transport, Timeout: requestTimeout}, registry.ClientOptions{Realm: realm})
+	if err != nil {
+		return nil, console.Usagef("%w", err)
+	}
+	return client, nil
+}
+
+// key reads a public key; the zero key where no file is named.
+func key(path console.Path) (statement.PublicKey, error) {
+	if path == "" {
+		return statement.PublicKey{}, nil
+	}
+	text, err := readFile(path)
+	if err != nil {
+		return statement.PublicKey{}, err
+	}
+	k, err := statement.ParsePEM(text)
+	if err != nil {
+		return k, console.Usagef("%s: %w", path, err)
+	}
+	return k, nil
+}
+
+// certificates reads all that are configured; a file may hold several.
+func (c Config) certificates() ([]*x509.Certificate, error) {
+	var all []*x509.Certificate
+	for _, path := range c.Certificates {
+		rest, err := readFile(path)
+		if err != nil {
+			return nil, err
+		}
+		found := 0
+		for {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			cert, err := x509.ParseCertificate(block.Bytes)
+			if err != nil || block.Type != "CERTIFICATE" {
+				return nil, console.Usagef("%s holds something else than certificates in PEM", path)
+			}
+			all = append(all, cert)
+			found++
+		}
+		if found == 0 {
+			return nil, console.Usagef("%s holds no certificate in PEM", path)
+		}
+	}
+	return all, nil
+}
+
+func readFile(path console.Path) (b []byte, err error) {
+	f, err := os.Open(path.String())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if b, err = io.ReadAll(io.LimitReader(f, maxFile+1)); err == nil && len(b) > maxFile {
+		err = fmt.Errorf("read %s: it has more than %d bytes", path, maxFile)
+	}
+	return b, err
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/database"
+	"github.com/devicekeys/devicekeys/registry"
+)
+
+// ServeConfig is the configuration of a server.
+type ServeConfig struct {
+	Listen         string         `yaml:"listen" default:"127.0.0.1:8080" help:"Address that lookups are served on. Without tls it must be of this machine, unless plain_http is set."`
+	PlainHTTP      bool           `yaml:"plain_http" default:"false" help:"Serve without TLS to other machines: where a proxy or CDN before this server speaks TLS."`
+	TLS            TLSConfig      `yaml:"tls" help:"Certificate of the server. Left out: plain HTTP."`
+	MetricsListen  string         `yaml:"metrics_listen" example:"127.0.0.1:9081" help:"Address of /metrics and /healthz for monitoring, without authentication. Left out: none."`
+	Database       DatabaseConfig `yaml:"database" help:"Database registry, or a replica of it, as a role that can only read."`
+	NewestAge      time.Duration  `yaml:"newest_age" default:"5s" help:"How long the newest entry of a record may be kept by caches, and so how long a superseded one may still be seen. Whole seconds."`
+	GenerationAge  time.Duration  `yaml:"generation_age" default:"1h" help:"The same for a named generation: bounds how long an erased record may still be seen. Whole seconds."`
+	CacheMiB       int            `yaml:"cache_mib" default:"64" help:"Memory for answers kept ready, in MiB, 1 to 65536."`
+	Rate           float64        `yaml:"rate" default:"20" help:"Requests per second that one client address may make on average; for IPv6 one /64. A batch counts as one for every ten records."`
+	Burst          int            `yaml:"burst" default:"100" help:"Requests that it may make at once, at least 10."`
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies" example:"[10.0.0.0/8]" help:"Addresses of the proxies whose X-Forwarded-For is believed. Left out: nobody's, and all who come through one proxy share its limit."`
+}
+
+// TLSConfig names the server's certificate and key. The registry has no HSM: what it serves is public, and what its
+// key protects is only the way there.
+type TLSConfig struct {
+	Certificate console.Path `yaml:"certificate" example:"registry.pem" help:"Certificate chain, PEM, the server's own first. Read at start: restart after a renewal."`
+	Key         console.Path `yaml:"key" example:"registry-key.pem" help:"Its private key, PEM, a file that only its owner may read."`
+}
+
+// DatabaseConfig says how to reach the database.
+type DatabaseConfig struct {
+	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=registry user=registry_reader sslmode=disable" help:"Keys and values as of libpq, without a password."`
+	PasswordFile console.Path `yaml:"password_file" example:"role-registry_reader.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
+	MaxConns     int          `yaml:"max_conns" default:"8" help:"Connections at most; more than twice the cores make lookups slower."`
+}
+
+func (c DatabaseConfig) config() database.Config {
+	return database.Config{DSN: c.DSN, PasswordFile: c.PasswordFile.String(), MaxConns: c.MaxConns}
+}
+
+// Validate checks the pair.
+func (c TLSConfig) Validate() error {
+	if (c.Certificate == "") != (c.Key == "") {
+		return errors.New("certificate and key are given together, or neither is")
+	}
+	return nil
+}
+
+func (c TLSConfig) on() bool { return c.Certificate != "" }
+
+// Validate checks the values once the configuration is read.
+func (c ServeConfig) Validate() error {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen is %q: host:port is expected", c.Listen)
+	}
+	addr, err := netip.ParseAddr(host)
+	local := host == "localhost" || err == nil && addr.IsLoopback()
+	switch {
+	case !local && !c.TLS.on() && !c.PlainHTTP:
+		return fmt.Errorf("listen is %q, which other machines reach, and there is no TLS: set tls, or plain_http where a proxy speaks TLS", c.Listen)
+	case c.PlainHTTP && c.TLS.on():
+		return errors.New("plain_http and tls exclude each other")
+	case c.NewestAge < time.Second || c.GenerationAge < time.Second:
+		return errors.New("newest_age and generation_age are at least 1s")
+	case c.CacheMiB < 1 || c.CacheMiB > 1<<16:
+		return fmt.Errorf("cache_mib is %d: 1 to %d are allowed", c.CacheMiB, 1<<16)
+	case c.Rate <= 0:
+		return fmt.Errorf("rate is %g: it must be above 0", c.Rate)
+	case c.Burst < registry.MinBurst:
+		return fmt.Errorf("burst is %d: at least %d are needed for the largest batch", c.Burst, registry.MinBurst)
+	case c.Database.MaxConns < 1:
+		return fmt.Errorf("database.max_conns is %d: at least 1 is needed", c.Database.MaxConns)
+	}
+	return nil
+}

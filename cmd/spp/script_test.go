@@ -1,0 +1,45 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/devicekeys/devicekeys/device/chip"
+)
+
+func TestScript(t *testing.T) {
+	t.Parallel()
+	scripts, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts found: %v", err)
+	}
+	for _, script := range scripts {
+		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			testscript.Run(t, testscript.Params{
+				Files: []string{script}, RequireExplicitExec: true,
+				Setup: func(env *testscript.Env) error {
+					p := newPlace(t, env.WorkDir, "https://127.0.0.1:1")
+					var chips []*chip.Software
+					for range 3 {
+						_, c := newDevice(t)
+						chips = append(chips, c)
+					}
+					p.deliver("delivery.cose", "chip maker", chips...)
+					p.deliver("foreign.cose", "nobody", chips...)
+					other, err := chip.NewSoftware(chips[0].Realm(), 32, "")
+					if err != nil {
+						return err
+					}
+					p.deliverContradiction("clone.cose", chips[0], other)
+					env.Setenv("SOFTHSM2_CONF", p.tokens.Conf())
+					env.Setenv("CUSTODIAN", p.custodian)
+					return nil
+				},
+			})
+		})
+	}
+}

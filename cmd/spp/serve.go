@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/devicekeys/devicekeys/audit"
+	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
+	"github.com/devicekeys/devicekeys/hsm/maker"
+	"github.com/devicekeys/devicekeys/provisioning"
+	"github.com/devicekeys/devicekeys/provisioning/grant"
+	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/registry/sequencer"
+)
+
+type serveCmd struct {
+	console.ConfigFile
+}
+
+// Bounds of the connection to the sequencer. A submission has its own deadline.
+const (
+	sequencerIdle      = 90 * time.Second // a line that pauses for lunch connects again
+	sequencerHandshake = 10 * time.Second // the TLS key is in a token that may be busy
+)
+
+func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
+	var config Config
+	if err := console.LoadConfig(c.Config.String(), &config); err != nil {
+		return err
+	}
+	profiles, err := config.profiles()
+	if err != nil {
+		return err
+	}
+	stores, err := config.openStores(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stores.close()) }()
+	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, module.Close()) }()
+	keys, err := maker.Open(ctx, tok, config.Realm)
+	if err != nil {
+		return err
+	}
+	if err := derivable(keys, profiles); err != nil {
+		return err
+	}
+	serverTLS, err := tokenconfig.ServerTLS(tok, config.tlsKey(), config.TLS.Certificate.String(), config.TLS.ClientCA.String())
+	if err != nil {
+		return err
+	}
+	clientTLS, err := tokenconfig.ClientTLS(tok, config.tlsKey(), config.TLS.Certificate.String(), config.Sequencer.CA.String())
+	if err != nil {
+		return err
+	}
+	tokenconfig.RequirePeer(clientTLS, config.Realm, "sequencer")
+	name, err := ownName(config, serverTLS.Certificates[0].Leaf)
+	if err != nil {
+		return err
+	}
+	registerer := prometheus.NewRegistry()
+	registerer.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), module.Collector())
+	transport := &http.Transport{
+		TLSClientConfig: clientTLS, ForceAttemptHTTP2: true, IdleConnTimeout: sequencerIdle, TLSHandshakeTimeout: sequencerHandshake,
+	}
+	defer transport.CloseIdleConnections()
+	assembly, err := provisioning.New(provisioning.Config{
+		Realm: config.Realm, Name: name, Profiles: profiles, Keys: keys, Pool: stores.pool, Records: stores.records,
+		Sequencer: sequencer.NewClient(&http.Client{Transport: transport}, config.Sequencer.URL),
+		AuditLog:  audit.New(stores.recordsDB, config.Realm), Metrics: provisioning.NewMetrics(registerer), Log: io.Log,
+	})
+	if err != nil {
+		return err
+	}
+	health := func(ctx context.Context) error { return errors.Join(keys.Check(ctx), stores.check(ctx)) }
+	listener, err := console.Listen(ctx, config.Listen)
+	if err != nil {
+		return err
+	}
+	io.Log.Info("serving stations", "name", name, "address", listener.Addr().String(), "metrics", config.MetricsListen,
+		"realm", config.Realm.String(), "lines", len(profiles), "rom_key", keys.ROMKey().ID().String())
+	return run(ctx, config, assembly, listener, serverTLS, registerer, health, io.Log)
+}
+
+// run serves until ctx ends and stops in order: calls that wait are told to
+// come back, those under way finish, then the entry under way is published,
+// the audit log's head is signed, and the device keys in the HSM are destroyed.
+func run(ctx context.Context, c Config, a *provisioning.Assembly, l net.Listener, t *tls.Config, r *prometheus.Registry, health func(context.Context) error, log *slog.Logger) error {
+	mux := http.NewServeMux()
+	mux.Handle(provisioning.NewHandler(a))
+	server := &http.Server{Handler: mux, TLSConfig: t, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.Run(background)
+	}()
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stopWaiting := context.AfterFunc(serving, a.Stop)
+	defer stopWaiting()
+	var group errgroup.Group
+	group.Go(func() error {
+		defer cancel()
+		return console.ServeHTTP(serving, server, l, c.Drain)
+	})
+	group.Go(func() error {
+		if c.MetricsListen == "" {
+			return nil
+		}
+		defer cancel()
+		return console.ServeMetrics(serving, c.MetricsListen, r, health)
+	})
+	err := group.Wait()
+	log.Info("stopping")
+	stopBackground()
+	<-ended
+	a.Close(context.WithoutCancel(ctx))
+	return err
+}
+
+// derivable refuses profiles whose keys the token can't derive: better now than at the first device.
+func derivable(keys *maker.Keys, profiles []profile.Profile) error {
+	for _, p := range profiles {
+		for _, e := range p.Entries {
+			if e.Source != profile.Derived {
+				continue
+			}
+			if err := keys.Derivable(p.KeyID(e)); err != nil {
+				return fmt.Errorf("product line %q: %w", p.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// ownName gives the SPP's name, which its certificate says: the sequencer compares it with each submission.
+func ownName(c Config, leaf *x509.Certificate) (string, error) {
+	peer, err := grant.PeerFromCertificate(leaf)
+	if err == nil && (peer.Realm != c.Realm || peer.Role != "spp") {
+		err = fmt.Errorf("it is for %s", peer)
+	}
+	if err != nil {
+		return "", console.Hint(fmt.Errorf("certificate %q is not an SPP's of the %s realm: %w", c.TLS.Certificate, c.Realm, err), "make one with custodian certify --kind server --role spp")
+	}
+	return peer.Name, nil
+}

@@ -1,0 +1,379 @@
+// Package chiptest is what tests of chips and devices share: one suite that
+// every chip must pass, and a secure processing point in plain Go.
+//
+// The software SPP computes everything a second time with the standard library
+// alone (KDF 1, RFC 3394, AES-GCM, HMAC, ECDSA), so that a token chip's
+// arithmetic is checked against an independent one. Its keys are in memory;
+// nothing but tests may use it.
+package chiptest
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/binary"
+	"testing"
+
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// SPP is a manufacturer's secure processing point, in memory.
+type SPP struct {
+	Realm   identity.Realm
+	signing *ecdsa.PrivateKey
+}
+
+// NewSPP makes one with a fresh identity-signing key.
+func NewSPP(t testing.TB, realm identity.Realm) *SPP {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	return &SPP{Realm: realm, signing: k}
+}
+
+// ROMKey gives the key that goes into ROMs.
+func (s *SPP) ROMKey() statement.PublicKey { return s.Public() }
+
+// Public is ROMKey, for statement.Signer.
+func (s *SPP) Public() statement.PublicKey {
+	k, err := statement.FromECDSA(&s.signing.PublicKey)
+	if err != nil {
+		panic(err) // a key of P-256
+	}
+	return k
+}
+
+// SignDigest signs with the identity-signing key.
+func (s *SPP) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
+	r, v, err := ecdsa.Sign(rand.Reader, s.signing, digest)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 64)
+	r.FillBytes(out[:32])
+	v.FillBytes(out[32:])
+	return out, nil
+}
+
+// Item is one entry of a package to be, with its value.
+type Item struct {
+	Kind      keypackage.Kind
+	Name      string
+	Algorithm keypackage.Algorithm
+	Clear     bool
+	Value     []byte // 32 bytes of a symmetric key; a secret; drawn where nil. Of a pair: nil
+	pair      *ecdsa.PrivateKey
+	random    [32]byte
+}
+
+// Channel is the entry that every ordinary device has: its communication key.
+func Channel() Item {
+	return Item{Kind: keypackage.Communication, Name: "channel", Algorithm: keypackage.HMACSHA256}
+}
+
+// Everything has one entry of each kind and form that chips of any sort hold.
+func Everything() []Item {
+	return []Item{
+		Channel(),
+		{Kind: keypackage.KeyPair, Name: "signing", Algorithm: keypackage.ES256},
+		{Kind: keypackage.DRM, Name: "content", Algorithm: keypackage.AES256GCM},
+		{Kind: keypackage.SIMLock, Name: "network-code", Value: []byte("82041937")},
+		{Kind: keypackage.Opaque, Name: "calibration", Clear: true, Value: []byte("gain=7")},
+		{Kind: keypackage.Opaque, Name: "pairing-seed"},
+	}
+}
+
+// Order says what package to make.
+type Order struct {
+	Identity   identity.Identity      // nil: an IMEI of the range for tests
+	Generation identity.Generation    // 0: 1
+	Items      []Item                 // nil: Channel alone
+	Realm      identity.Realm         // 0: the SPP's own
+	ChipID     identity.ChipID        // zero: the hello's
+	Point      *statement.PublicKey   // nil: the SPP's own; else sent in its place
+	Subject    identity.Identity      // nil: Identity; else what the certificate names
+	Claims     func(*identity.Claims) // changes the claims before they are signed
+	Manifest   func(*keypackage.Manifest)
+	Package    func(*keypackage.DataPackage) // changes the package before it is encoded
+}
+
+// Assembly is a package and all that its maker knows.
+type Assembly struct {
+	Package     []byte
+	Point       statement.PublicKey
+	Certificate identity.Certificate
+	Manifest    keypackage.Manifest
+	RawManifest []byte
+	Transcript  [32]byte
+	Wrapped     [][]byte
+	Secrets     *keypackage.Sealed
+	Items       []Item
+}
+
+// TestIMEI gives an identity of the range reserved for tests.
+func TestIMEI(t testing.TB, serial int) identity.IMEI {
+	t.Helper()
+	i, err := identity.TAC("00440200").IMEI(serial)
+	check(t, err)
+	return i
+}
+
+// ParseHello takes a hello as it travels and gives M1, as the SPP does after
+// it looked up the attestation key (zero: the message must be unattested).
+func ParseHello(t testing.TB, raw []byte, attestation statement.PublicKey) []byte {
+	t.Helper()
+	if attestation.IsZero() {
+		return raw
+	}
+	m1, err := statement.Open(raw, statement.Attestation, attestation, keypackage.MaxHello)
+	check(t, err)
+	return m1
+}
+
+// Assemble answers a hello (M1) with a package.
+func (s *SPP) Assemble(t testing.TB, m1 []byte, o Order) Assembly {
+	t.Helper()
+	hello, err := keypackage.ParseHello(m1)
+	check(t, err)
+	if o.Identity == nil {
+		o.Identity = TestIMEI(t, 1)
+	}
+	if o.Subject == nil {
+		o.Subject = o.Identity
+	}
+	if o.Generation == 0 {
+		o.Generation = 1
+	}
+	if o.Items == nil {
+		o.Items = []Item{Channel()}
+	}
+	if o.Realm == 0 {
+		o.Realm = s.Realm
+	}
+	if o.ChipID.IsZero() {
+		o.ChipID = hello.ChipID
+	}
+	a := Assembly{Items: o.Items}
+	a.Manifest = s.manifest(t, o)
+	a.RawManifest, err = a.Manifest.Encode()
+	check(t, err)
+	claims := identity.Claims{
+		Subject: o.Subject, IssuedAt: 1_700_000_000, ChipID: o.ChipID, Realm: o.Realm,
+		Generation: o.Generation, Manifest: sha256.Sum256(a.RawManifest),
+	}
+	if o.Claims != nil {
+		o.Claims(&claims)
+	}
+	raw, err := claims.Encode()
+	check(t, err)
+	a.Certificate, err = identity.SignCertificate(context.Background(), s, raw)
+	check(t, err)
+	s.seal(t, &a, m1, hello, o)
+	return a
+}
+
+// manifest vouches for each item, drawing what was not given.
+func (s *SPP) manifest(t testing.TB, o Order) keypackage.Manifest {
+	m := keypackage.Manifest{Realm: o.Realm, Identity: o.Identity, ChipID: o.ChipID, Generation: o.Generation}
+	for i := range o.Items {
+		item := &o.Items[i]
+		e := keypackage.Entry{Kind: item.Kind, Key: keypackage.KeyID{Name: item.Name}, Algorithm: item.Algorithm, Clear: item.Clear}
+		if item.Value == nil {
+			item.Value = Random(32)
+		}
+		switch e.Form() {
+		case keypackage.FormKey:
+			if item.Kind == keypackage.Communication {
+				e.Key.KDF, e.Key.Version = 1, 1
+			}
+			e.Vouch = MAC(item.Value, keypackage.CheckMessage(m, e.Key))
+		case keypackage.FormPair:
+			k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			check(t, err)
+			item.pair = k
+			e.Vouch, err = k.PublicKey.Bytes()
+			check(t, err)
+		case keypackage.FormSecret:
+			item.random = [32]byte(Random(32))
+			c := keypackage.Commitment(item.random, item.Value)
+			e.Vouch = c[:]
+		case keypackage.FormClear:
+			e.Vouch = item.Value
+		}
+		m.Entries = append(m.Entries, e)
+	}
+	if o.Manifest != nil {
+		o.Manifest(&m)
+	}
+	return m
+}
+
+// seal carries out the SPP's side of the transfer.
+func (s *SPP) seal(t testing.TB, a *Assembly, m1 []byte, hello keypackage.Hello, o Order) {
+	own, err := ecdh.P256().GenerateKey(rand.Reader)
+	check(t, err)
+	peer, err := ecdh.P256().NewPublicKey(hello.Point.Point())
+	check(t, err)
+	agreed, err := own.ECDH(peer)
+	check(t, err)
+	a.Point, err = statement.ParsePoint(own.PublicKey().Bytes())
+	check(t, err)
+	a.Transcript = keypackage.Transcript(m1, a.Point.Point(), a.Certificate.ClaimsBytes())
+	kek := KDF1(t, agreed, keypackage.TransferContext(hello.Suite, keypackage.TransferKEK, a.Transcript))
+	var secrets []keypackage.Secret
+	for _, item := range a.Items {
+		e := keypackage.Entry{Kind: item.Kind, Algorithm: item.Algorithm, Clear: item.Clear}
+		switch e.Form() {
+		case keypackage.FormKey:
+			a.Wrapped = append(a.Wrapped, Wrap(t, kek, item.Value))
+		case keypackage.FormPair:
+			a.Wrapped = append(a.Wrapped, Wrap(t, kek, PrivateKeyInfo(t, item.pair)))
+		case keypackage.FormSecret:
+			secrets = append(secrets, keypackage.Secret{Random: item.random[:], Value: item.Value})
+		}
+	}
+	if secrets != nil {
+		plain, err := keypackage.EncodeSecrets(secrets)
+		check(t, err)
+		key := KDF1(t, agreed, keypackage.TransferContext(hello.Suite, keypackage.TransferPackage, a.Transcript))
+		a.Secrets = Seal(t, key, keypackage.PackageAAD(a.Transcript), plain)
+	}
+	p := keypackage.DataPackage{Point: a.Point, Certificate: a.Certificate.Bytes(), Manifest: a.RawManifest, Wrapped: a.Wrapped, Secrets: a.Secrets}
+	if o.Point != nil {
+		p.Point = *o.Point
+	}
+	if o.Package != nil {
+		o.Package(&p)
+	}
+	a.Package, err = p.Encode()
+	check(t, err)
+}
+
+// Proof gives the MAC that the device's proving key makes of a message.
+func (a Assembly) Proof(message []byte) []byte {
+	i, ok := a.Manifest.Proving()
+	if !ok {
+		return nil
+	}
+	return MAC(a.Items[i].Value, message)
+}
+
+// Confirm gives the confirmation that belongs to a backup.
+func (a Assembly) Confirm(backup []byte) []byte {
+	return a.Proof(keypackage.ConfirmMessage(a.Transcript, sha256.Sum256(backup)))
+}
+
+// Published gives the SPP's message that the record is published.
+func (a Assembly) Published() []byte {
+	return a.Proof(keypackage.PublishedMessage(a.Certificate.ClaimsHash()))
+}
+
+// Random gives n random bytes.
+func Random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+// MAC is HMAC-SHA-256.
+func MAC(key, message []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write(message)
+	return h.Sum(nil)
+}
+
+// KDF1 is AES-256-CBC, zero IV, over SHA-256(context).
+func KDF1(t testing.TB, key, context []byte) []byte {
+	t.Helper()
+	block, err := aes.NewCipher(key)
+	check(t, err)
+	in := sha256.Sum256(context)
+	out := make([]byte, 32)
+	// CBC by hand: C1 = E(P1), C2 = E(P2 xor C1).
+	block.Encrypt(out[:16], in[:16])
+	for i := range 16 {
+		in[16+i] ^= out[i]
+	}
+	block.Encrypt(out[16:], in[16:])
+	return out
+}
+
+// Wrap is RFC 3394 in its index form (§2.2.1, second description, by registers
+// that shift).
+func Wrap(t testing.TB, kek, key []byte) []byte {
+	t.Helper()
+	block, err := aes.NewCipher(kek)
+	check(t, err)
+	a := [8]byte{0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6}
+	var registers [][]byte
+	for i := 0; i < len(key); i += 8 {
+		registers = append(registers, append([]byte(nil), key[i:i+8]...))
+	}
+	for step := 1; step <= 6*len(registers); step++ {
+		b := append(a[:], registers[0]...)
+		block.Encrypt(b, b)
+		binary.BigEndian.PutUint64(a[:], binary.BigEndian.Uint64(b[:8])^uint64(step))
+		registers = append(registers[1:], b[8:])
+	}
+	out := append([]byte(nil), a[:]...)
+	for _, r := range registers {
+		out = append(out, r...)
+	}
+	return out
+}
+
+// Seal is A256GCM in COSE_Encrypt0.
+func Seal(t testing.TB, key, external, plaintext []byte) *keypackage.Sealed {
+	t.Helper()
+	block, err := aes.NewCipher(key)
+	check(t, err)
+	aead, err := cipher.NewGCM(block)
+	check(t, err)
+	s := keypackage.Sealed{Nonce: [keypackage.NonceSize]byte(Random(keypackage.NonceSize))}
+	s.Ciphertext = aead.Seal(nil, s.Nonce[:], plaintext, keypackage.SealedAAD(external))
+	return &s
+}
+
+// PrivateKeyInfo gives the 72 bytes as which a token wraps a P-256 private
+// key: PKCS #8 without public key, padded with zeros.
+func PrivateKeyInfo(t testing.TB, k *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	scalar, err := k.Bytes()
+	check(t, err)
+	inner, err := asn1.Marshal(struct {
+		Version int
+		Key     []byte
+	}{1, scalar})
+	check(t, err)
+	// The standard library's own PKCS #8 gives the algorithm's bytes.
+	full, err := x509.MarshalPKCS8PrivateKey(k)
+	check(t, err)
+	var info struct {
+		Version   int
+		Algorithm asn1.RawValue
+		Key       []byte
+	}
+	_, err = asn1.Unmarshal(full, &info)
+	check(t, err)
+	info.Key = inner
+	out, err := asn1.Marshal(info)
+	check(t, err)
+	return append(out, make([]byte, (8-len(out)%8)%8)...)
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

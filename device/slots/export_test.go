@@ -1,0 +1,7 @@
+package slots
+
+// Lock and ParseSlot, for tests.
+var (
+	Lock      = lock
+	ParseSlot = parseSlot
+)

@@ -1,0 +1,143 @@
+package records
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/identity"
+)
+
+// step takes one step of a device's state: a statement that names the states it
+// starts from. Where it changes nothing, done looks at the row and tells whether
+// the step was taken before with the same values. The row is given back.
+func (s *Store) step(ctx context.Context, act string, record identity.RecordID, g identity.Generation, done func(Device) bool, query string, args ...any) (Device, error) {
+	fail := func(err error) (Device, error) {
+		return Device{}, fmt.Errorf("%s, record %s, generation %d: %w", act, record.Short(), g, err)
+	}
+	d, err := s.device(ctx, query+` returning `+columns, append([]any{record[:], int64(g)}, args...)...)
+	if err == nil {
+		return d, nil
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return fail(err)
+	}
+	if d, err = s.Get(ctx, record, g); err != nil {
+		return fail(err)
+	}
+	if !done(d) {
+		return fail(fmt.Errorf("%w: it is %s", ErrConflict, d.State))
+	}
+	return d, nil
+}
+
+// Claimed keeps manifest and claims before the certificate over them is signed,
+// so that whatever signs again signs the same bytes. Others than those kept are
+// an ErrConflict.
+//
+// A crash after it leaves the state reserved; the next Begin derives the same
+// keys and must come to the same bytes.
+func (s *Store) Claimed(ctx context.Context, d Device) error {
+	const query = `update device set manifest = $3, claims = $4, changed = clock_timestamp()
+		where record_id = $1 and generation = $2 and state = 'reserved' and claims is null`
+	same := func(have Device) bool {
+		return (have.State == Reserved || have.State == Packaged) && bytes.Equal(have.Manifest, d.Manifest) && bytes.Equal(have.Claims, d.Claims)
+	}
+	_, err := s.step(ctx, "keep claims", d.Record, d.Generation, same, query, d.Manifest, d.Claims)
+	return err
+}
+
+// Packaged keeps the data package made for one hello, from reserved, or from
+// packaged for another hello (a fresh e_D): the transfer is replaced, manifest
+// and claims stay. The first package for a hello is the one: where two are made
+// at once, the second gets ErrConflict, and its caller reads and sends the first.
+//
+// A crash before it leaves a package that nobody saw. A crash after it leaves
+// the stored package to be sent again for the same hello.
+func (s *Store) Packaged(ctx context.Context, d Device) error {
+	const query = `update device set state = 'packaged', hello = $3, point = $4, manifest = $5, claims = $6, certificate = $7,
+			package = $8, packaged = coalesce(packaged, clock_timestamp()), changed = clock_timestamp()
+		where record_id = $1 and generation = $2 and state in ('reserved', 'packaged')
+		and (claims is null or (manifest = $5 and claims = $6)) and hello is distinct from $3`
+	same := func(have Device) bool {
+		return have.State == Packaged && bytes.Equal(have.Hello, d.Hello) && bytes.Equal(have.Point, d.Point) &&
+			bytes.Equal(have.Manifest, d.Manifest) && bytes.Equal(have.Claims, d.Claims) &&
+			bytes.Equal(have.Certificate, d.Certificate) && bytes.Equal(have.Package, d.Package)
+	}
+	_, err := s.step(ctx, "keep package", d.Record, d.Generation, same, query, d.Hello, d.Point, d.Manifest, d.Claims, d.Certificate, d.Package)
+	return err
+}
+
+// Confirmed keeps the backup that the device made, with its MAC and the
+// challenge for the restoration, and gives the row. The first one wins: the same
+// backup again gives the stored row with the stored challenge, in whatever later
+// state; another backup is an ErrConflict.
+//
+// A crash after it leaves the state confirmed; the station confirms again and
+// gets the same challenge.
+func (s *Store) Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, backup, confirm []byte, challenge [32]byte) (Device, error) {
+	const query = `update device set state = 'confirmed', backup = $3, confirm = $4, challenge = $5, changed = clock_timestamp()
+		where record_id = $1 and generation = $2 and state = 'packaged'`
+	same := func(have Device) bool {
+		return (have.State == Confirmed || have.State == Restored || have.State.Ever()) && bytes.Equal(have.Backup, backup)
+	}
+	return s.step(ctx, "keep backup", record, g, same, query, backup, confirm, challenge[:])
+}
+
+// Restored keeps the device's proof that it was restored, and the registry entry
+// that will be published, and gives the row. The entry waits in the outbox. The
+// first one wins: the same proof again gives the stored row with the stored
+// entry; another proof is an ErrConflict.
+//
+// A crash after it leaves the entry in the outbox, from where the publisher
+// sends these bytes and no others.
+func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) (Device, error) {
+	const query = `update device set state = 'restored', proof = $3, entry = $4, changed = clock_timestamp()
+		where record_id = $1 and generation = $2 and state = 'confirmed'`
+	same := func(have Device) bool {
+		return (have.State == Restored || have.State.Ever()) && bytes.Equal(have.Proof, proof)
+	}
+	return s.step(ctx, "keep restore proof", record, g, same, query, proof, entry)
+}
+
+// Published notes that the registry acknowledged the entry as durable, at the
+// given place. Drawn secrets are emptied: from now on only the device has them.
+// An earlier generation of the same chip becomes superseded in the same
+// statement. The same again is a no-op; another place is an ErrConflict.
+//
+// A crash before it leaves the entry in the outbox: it is sent again and the
+// sequencer answers with the same place. A crash after it leaves the pool's row,
+// which whoever published calls pool.Use for, or the publisher's sweep does.
+func (s *Store) Published(ctx context.Context, record identity.RecordID, g identity.Generation, sequence int64) error {
+	// The earlier generation goes first, as no chip has two in the field; the
+	// condition on its count makes Postgres do so. $4 is an empty list.
+	const query = `
+with earlier as (
+	update device set state = 'superseded', changed = clock_timestamp()
+	where record_id = $1 and generation < $2 and state in ('published', 'shipped')
+	and exists (select from device where record_id = $1 and generation = $2 and state = 'restored')
+	returning generation
+)
+update device set state = 'published', sequence = $3, secrets = $4, set_aside = null,
+	published = clock_timestamp(), changed = clock_timestamp()
+where record_id = $1 and generation = $2 and state = 'restored' and (select count(*) from earlier) >= 0`
+	none, err := encodeSecrets(nil)
+	if err != nil {
+		return err
+	}
+	same := func(have Device) bool { return have.State.Ever() && have.Sequence == sequence }
+	_, err = s.step(ctx, "note publication", record, g, same, query, sequence, none)
+	return err
+}
+
+// Shipped notes that the device is locked. Again is a no-op.
+//
+// A crash before it leaves the state published; the device answers the Published
+// message as often as it is asked.
+func (s *Store) Shipped(ctx context.Context, record identity.RecordID, g identity.Generation) error {
+	const query = `update device set state = 'shipped', changed = clock_timestamp()
+		where record_id = $1 and generation = $2 and state = 'published'`
+	_, err := s.step(ctx, "note shipment", record, g, func(have Device) bool { return have.State == Shipped }, query)
+	return err
+}

@@ -1,0 +1,139 @@
+// Package records is the manufacturer's database: one row per device and
+// generation, from the moment its identity is reserved; every identity ever
+// bound or burned; the chips that were delivered; unlock statements; incidents.
+// The audit log (package audit) shares the database, so that the entry which
+// licenses a use of keys is committed together with the row that needs it.
+//
+// # States
+//
+//	reserved → packaged → confirmed → restored → published → shipped
+//	                                                  ↓          ↓
+//	                                               superseded (by the next generation)
+//	reserved, packaged, confirmed, and what was set aside → burned
+//
+// Every change of state is one SQL statement that names the states it starts
+// from, committed when the method returns without error. Each method may be
+// repeated, so an unknown outcome (a connection lost while committing) is
+// settled by calling again: the same call gives the same answer, a differing
+// one fails with ErrConflict. What a crash leaves is therefore always a whole
+// state; the comment of each method says who goes on from there.
+//
+// # Between databases
+//
+// The identity pool is another database. Order: pool.Reserve, then
+// Store.Reserve; Store.Published, then pool.Use; Store.Burned, then pool.Burn.
+// So at every moment an identity that is active or burned here is not free there.
+//
+// # Secrecy
+//
+// No secret is here in clear. Drawn secrets wait sealed under a key in the HSM
+// and are emptied at publication, when only the device has them (dead rows and
+// backups of the database keep the ciphertext for a while). Chip IDs are here:
+// they open registry entries, so the database is private, and no error of this
+// package names one. A thief who reads it learns which device has which identity
+// and can read their public records, but no key. One who writes can stop the
+// line and forge history that the audit log contradicts.
+package records
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+
+	"github.com/devicekeys/devicekeys/database"
+)
+
+// Errors of a Store. Anything else is the database's, see database.Transient.
+var (
+	// ErrNotFound says that there is no such row.
+	ErrNotFound = errors.New("no such record")
+	// ErrExists says that the generation was reserved before, with other values:
+	// read it with Newest and go on from there.
+	ErrExists = errors.New("the generation is reserved already")
+	// ErrIdentityUsed says that the identity belongs, or belonged, to another
+	// device, or was burned.
+	ErrIdentityUsed = errors.New("the identity was used before")
+	// ErrChipActive says that the chip has an identity, or a generation in
+	// work, already.
+	ErrChipActive = errors.New("the chip is active already")
+	// ErrConflict says that the record is in another state, or that the same
+	// step was taken with other values.
+	ErrConflict = errors.New("conflict with what is recorded")
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations holds the schema of the database records, the audit log's tables
+// included, for database.Latest and database.RequireSchema.
+var Migrations = sub(migrations)
+
+func sub(files embed.FS) fs.FS {
+	f, err := fs.Sub(files, "migrations")
+	if err != nil {
+		panic(err) // a constant path
+	}
+	return f
+}
+
+// Migrate brings the schema to its newest version and grants each role what it
+// needs. db is connected as the database's owner; the roles spp, auditor and
+// custodian exist. It may be repeated.
+func Migrate(ctx context.Context, db *sql.DB) error {
+	if _, err := database.Migrate(ctx, db, Migrations); err != nil {
+		return fmt.Errorf("database records: %w", err)
+	}
+	return nil
+}
+
+// Store reads and writes device records, as role spp (auditor: reads). It is
+// safe for concurrent use.
+type Store struct {
+	db       *sql.DB
+	prepared sync.Map // query → *sql.Stmt
+}
+
+// New gives the store in the database records.
+func New(db *sql.DB) *Store { return &Store{db: db} }
+
+// statement prepares a query once; database/sql prepares it again on every
+// connection. All of them end with the pool of connections.
+func (s *Store) statement(ctx context.Context, query string) (*sql.Stmt, error) {
+	if st, ok := s.prepared.Load(query); ok {
+		return st.(*sql.Stmt), nil
+	}
+	st, err := s.db.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if first, raced := s.prepared.LoadOrStore(query, st); raced {
+		return first.(*sql.Stmt), st.Close()
+	}
+	return st, nil
+}
+
+// row runs a prepared query for at most one row.
+func (s *Store) row(ctx context.Context, query string, args []any, into ...any) error {
+	st, err := s.statement(ctx, query)
+	if err != nil {
+		return err
+	}
+	return st.QueryRowContext(ctx, args...).Scan(into...)
+}
+
+// change runs a prepared statement and reports how many rows it changed.
+func (s *Store) change(ctx context.Context, query string, args ...any) (int64, error) {
+	st, err := s.statement(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	res, err := st.ExecContext(ctx, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}

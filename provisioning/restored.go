@@ -1,0 +1,83 @@
+package provisioning
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/registry"
+)
+
+// Restored takes a device's proof that it was erased, restored from its backup
+// and booted. From then on its registry entry waits in the outbox.
+func (a *Assembly) Restored(ctx context.Context, s Station, record identity.RecordID, g identity.Generation, mac []byte) error {
+	id := deviceID{record, g}
+	unlock, err := a.locks.lock(ctx, record)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, err := a.device(ctx, s, id)
+	if err != nil {
+		return err
+	}
+	switch d.State {
+	case records.Confirmed:
+	case records.Restored, records.Published, records.Shipped, records.Superseded:
+		if bytes.Equal(d.Proof, mac) {
+			return nil
+		}
+		a.incident(ctx, s, id, CodeConflict, "a second proof of restoration differs from the first")
+		return refuse(CodeConflict, "go on: the device's proof is kept", "record %s, generation %d, was restored with another proof", record.Short(), g)
+	default:
+		return notDue("the proof of restoration", d)
+	}
+	if len(mac) != macSize {
+		return refuse(CodeMalformed, "look at the device's software", "the MAC has %d bytes, %d are expected", len(mac), macSize)
+	}
+	claims, backup := sha256.Sum256(d.Claims), sha256.Sum256(d.Backup)
+	if err := a.checkMAC(ctx, s, d, keypackage.RestoredMessage(claims, backup, d.Challenge), mac, "the proof of restoration"); err != nil {
+		return err
+	}
+	entry, err := a.entry(ctx, d)
+	if err != nil {
+		return err
+	}
+	// The entry's bytes hold a random nonce: they are stored before anybody sees
+	// them, so that every submission brings the same ones. A crash before this
+	// leaves the device confirmed; it proves its restoration again.
+	_, err = a.records.Restored(ctx, record, g, mac, entry)
+	if errors.Is(err, records.ErrConflict) {
+		return refuse(CodeConflict, "send the request again", "record %s, generation %d, moved on meanwhile", record.Short(), g).because(err).after(retryAfter)
+	}
+	if err != nil {
+		return err
+	}
+	a.publisher.kick()
+	return nil
+}
+
+// entry makes the device's registry entry. A next generation supersedes one
+// that the registry has; one after a burned generation is the first there.
+func (a *Assembly) entry(ctx context.Context, d records.Device) ([]byte, error) {
+	e := registry.Entry{Realm: a.realm, Type: registry.Register, Generation: d.Generation}
+	for g := d.Generation - 1; g > 0 && e.Type == registry.Register; g-- {
+		before, err := a.records.Get(ctx, d.Record, g)
+		if err != nil {
+			return nil, err
+		}
+		if before.State.Ever() {
+			e.Type = registry.Supersede
+		}
+	}
+	e, err := registry.Seal(rand.Reader, d.ChipID, e, registry.Record{Certificate: d.Certificate, Backup: d.Backup})
+	if err != nil {
+		return nil, err
+	}
+	return e.Encode()
+}

@@ -1,0 +1,165 @@
+package provisioning
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/detcbor"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/provisioning/records"
+)
+
+// secretsByEntry are the values of a device's entries that were drawn or read
+// from a file, with the random bytes of their commitments. They are in clear,
+// in this process's memory, for one call; clear entries are among them, so that
+// a redo finds the same value for every entry.
+type secretsByEntry map[string]keypackage.Secret
+
+func wipe(secrets secretsByEntry) {
+	for _, s := range secrets {
+		clear(s.Random)
+		clear(s.Value)
+	}
+}
+
+// commitmentBytes are the random bytes of a commitment; digitsSpare are drawn
+// beside each code, so that one call does in nine of ten cases.
+const (
+	commitmentBytes = 32
+	digitsSpare     = 8
+)
+
+// drawSecrets gets a value for each entry that is neither derived nor written
+// in the profile. All random bytes come from the HSM, in one call.
+func (a *Assembly) drawSecrets(ctx context.Context, p profile.Profile, id identity.Identity) (_ secretsByEntry, err error) {
+	total := 0
+	for _, e := range p.Entries {
+		if e.Source == profile.Drawn || e.Source == profile.File {
+			total += commitmentBytes + digitsSpare + e.Size
+		}
+	}
+	if total == 0 {
+		return secretsByEntry{}, nil
+	}
+	pot, err := a.random(ctx, total)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(pot)
+	take := func(n int) []byte {
+		b := append([]byte(nil), pot[:n]...)
+		clear(pot[:n])
+		pot = pot[n:]
+		return b
+	}
+	secrets := secretsByEntry{}
+	defer func() {
+		if err != nil {
+			wipe(secrets)
+		}
+	}()
+	for _, e := range p.Entries {
+		var s keypackage.Secret
+		switch {
+		case e.Source == profile.File:
+			if s.Value, err = e.Secret(id); err != nil {
+				return nil, refuse(CodeProfile, "put the licensor's file where the profile says", "entry %q has no value for this device", e.Name).because(err)
+			}
+		case e.Source == profile.Drawn && e.Digits:
+			if s.Value, err = a.digits(ctx, e.Size, take(e.Size+digitsSpare)); err != nil {
+				return nil, err
+			}
+		case e.Source == profile.Drawn:
+			s.Value = take(e.Size)
+		default:
+			continue
+		}
+		s.Random = take(commitmentBytes)
+		secrets[e.Name] = s
+	}
+	return secrets, nil
+}
+
+func (a *Assembly) random(ctx context.Context, n int) ([]byte, error) {
+	b, err := a.keys.Random(ctx, n)
+	if err != nil {
+		return nil, inHSM(err)
+	}
+	if len(b) != n {
+		return nil, inHSM(fmt.Errorf("the HSM gave %d random bytes, %d were asked for", len(b), n))
+	}
+	return b, nil
+}
+
+// digits makes n decimal digits of random bytes, each as likely as the other:
+// bytes from 250 on are thrown away. It draws more where those do not do.
+func (a *Assembly) digits(ctx context.Context, n int, drawn []byte) (out []byte, err error) {
+	out = make([]byte, 0, n)
+	for {
+		for _, c := range drawn {
+			if c < 250 && len(out) < n {
+				out = append(out, '0'+c%10)
+			}
+		}
+		clear(drawn)
+		if len(out) == n {
+			return out, nil
+		}
+		if drawn, err = a.random(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// keepSecrets seals a device's values for its row, in the profile's order, bound
+// to realm, batch, identity and entry.
+func (a *Assembly) keepSecrets(ctx context.Context, p profile.Profile, d records.Device, secrets secretsByEntry) ([]records.SealedSecret, error) {
+	var kept []records.SealedSecret
+	for _, e := range p.Entries {
+		s, drawn := secrets[e.Name]
+		if !drawn {
+			continue
+		}
+		plaintext, err := detcbor.Marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		sealed, err := a.keys.SealSecret(ctx, keypackage.PoolAAD(a.realm, d.Batch, d.Identity, e.Name), plaintext)
+		clear(plaintext)
+		if err != nil {
+			return nil, inHSM(err)
+		}
+		kept = append(kept, records.SealedSecret{Entry: e.Name, Sealed: sealed.Encode()})
+	}
+	return kept, nil
+}
+
+// maxKept bounds a sealed value, in bytes: the longest secret and its framing.
+const maxKept = keypackage.MaxSecret + 256
+
+// openSecrets gives back what keepSecrets kept.
+func (a *Assembly) openSecrets(ctx context.Context, d records.Device) (secretsByEntry, error) {
+	secrets := secretsByEntry{}
+	for _, kept := range d.Secrets {
+		sealed, err := keypackage.ParseSealed(kept.Sealed, maxKept)
+		if err != nil {
+			return nil, err
+		}
+		plaintext, err := a.keys.OpenSecret(ctx, keypackage.PoolAAD(a.realm, d.Batch, d.Identity, kept.Entry), sealed)
+		if err != nil {
+			wipe(secrets)
+			return nil, inHSM(err)
+		}
+		var s keypackage.Secret
+		err = detcbor.Unmarshal(plaintext, &s, maxKept)
+		clear(plaintext)
+		if err != nil {
+			wipe(secrets)
+			return nil, err
+		}
+		secrets[kept.Entry] = s
+	}
+	return secrets, nil
+}

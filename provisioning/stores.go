@@ -1,0 +1,86 @@
+package provisioning
+
+import (
+	"context"
+	"time"
+
+	"github.com/devicekeys/devicekeys/audit"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/provisioning/pool"
+	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/registry/sequencer"
+)
+
+// Pool is what the assembly asks of the identity pool. What a method did is
+// durable when it returns; after an error it may have been done, and every
+// method may be repeated.
+type Pool interface {
+	// Reserve gives a record's generation its identity: the one it has, or a
+	// free one. It matches pool.ErrEmpty or pool.ErrOutOfRange.
+	Reserve(ctx context.Context, line string, within []pool.Range, record identity.RecordID, g identity.Generation) (pool.Reservation, error)
+	// Use ends an identity's stay after its device was published.
+	Use(ctx context.Context, id identity.Identity) error
+	// Burn ends it for good: it is never given again.
+	Burn(ctx context.Context, id identity.Identity, reason string) error
+	// Reservations lists identities reserved before a time.
+	Reservations(ctx context.Context, before time.Time) ([]pool.Reserved, error)
+	// Stock counts by product line.
+	Stock(ctx context.Context) ([]pool.Stock, error)
+}
+
+// Records is what the assembly asks of the device records. The same promise
+// holds; transitions that are not due are refused there, in SQL.
+type Records interface {
+	// Chip gives what delivery lists say of a chip; records.ErrNotFound.
+	Chip(ctx context.Context, record identity.RecordID) (records.Chip, error)
+	// Newest and Get give one generation of a device; records.ErrNotFound.
+	Newest(ctx context.Context, record identity.RecordID) (records.Device, error)
+	Get(ctx context.Context, record identity.RecordID, g identity.Generation) (records.Device, error)
+	// Reserve writes a device's first row with the audit entry that licenses
+	// its keys, in one transaction. It matches records.ErrIdentityUsed,
+	// ErrChipActive or ErrExists.
+	Reserve(ctx context.Context, d records.Device, e audit.Event) error
+	// Claimed keeps manifest and claims; the first ones stay.
+	Claimed(ctx context.Context, d records.Device) error
+	// Packaged keeps a transfer: the first, or one for a new hello.
+	Packaged(ctx context.Context, d records.Device) error
+	// Confirmed keeps the backup and gives the row as it stands: the first
+	// backup stays. Another one matches records.ErrConflict.
+	Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, backup, confirm []byte, challenge [32]byte) (records.Device, error)
+	// Restored keeps the proof and the registry entry, which waits in the
+	// outbox from then on.
+	Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) (records.Device, error)
+	// Published takes the entry out of the outbox.
+	Published(ctx context.Context, record identity.RecordID, g identity.Generation, sequence int64) error
+	// Shipped ends the line's work.
+	Shipped(ctx context.Context, record identity.RecordID, g identity.Generation) error
+	// Burned marks the device and its identity as never to be used.
+	Burned(ctx context.Context, id identity.Identity, batch int64, reason string) error
+	// Outbox lists entries that wait for the registry, oldest first.
+	Outbox(ctx context.Context, limit int) ([]records.Device, error)
+	// SetAside takes a refused entry out of the outbox's way.
+	SetAside(ctx context.Context, record identity.RecordID, g identity.Generation, reason string) error
+	// Unlocked gives the newest unlock statement of a chip; records.ErrNotFound.
+	Unlocked(ctx context.Context, record identity.RecordID) (records.Unlock, error)
+	// License commits an audit entry alone.
+	License(ctx context.Context, e audit.Event) error
+	// Incident keeps what should not have happened.
+	Incident(ctx context.Context, i records.Incident) error
+	// Waiting counts entries in the outbox and set aside, and tells since when
+	// the oldest waits.
+	Waiting(ctx context.Context) (waiting, setAside int64, oldest time.Time, err error)
+	// Each calls fn with every generation of every record.
+	Each(ctx context.Context, fn func(records.Device) error) error
+}
+
+// Sequencer is the way into the registry. What it acknowledges is durable
+// there; submitting an entry again gives the answer of the first time.
+type Sequencer interface {
+	Submit(ctx context.Context, submission []byte) ([]sequencer.Ack, error)
+}
+
+// AuditLog signs the log's end from time to time.
+type AuditLog interface {
+	Head(ctx context.Context) (audit.Head, error)
+	SignHead(ctx context.Context, sign func(ctx context.Context, payload []byte) ([]byte, error)) (audit.Head, error)
+}

@@ -1,0 +1,134 @@
+package registry_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/devicekeys/devicekeys/registry"
+	"github.com/devicekeys/devicekeys/registry/registrytest"
+)
+
+func TestLimiter(t *testing.T) {
+	t.Parallel()
+	l := registry.NewLimiter(2, 3, 100)
+	now := time.Now()
+	take := func(addr string, at time.Duration, want bool) {
+		t.Helper()
+		if wait, ok := l.Take(addr, now.Add(at)); ok != want || ok == (wait > 0) {
+			t.Errorf("%s after %s: %v, wait %s", addr, at, ok, wait)
+		}
+	}
+	for range 3 {
+		take("192.0.2.1", 0, true)
+	}
+	take("192.0.2.1", 0, false)
+	take("192.0.2.2", 0, true) // its own bucket
+	take("192.0.2.1", 499*time.Millisecond, false)
+	take("192.0.2.1", 500*time.Millisecond, true)
+	take("192.0.2.1", 500*time.Millisecond, false) // a refusal takes nothing
+	take("192.0.2.1", time.Second, true)
+}
+
+// The table stays bounded, and who asks all the time stays in it.
+func TestLimiterTable(t *testing.T) {
+	t.Parallel()
+	l := registry.NewLimiter(0.001, 150, 100)
+	now := time.Now()
+	for i := range 1000 {
+		l.Take(fmt.Sprintf("10.0.%d.%d", i/250, i%250), now)
+		if i%10 == 0 {
+			l.Take("192.0.2.1", now)
+		}
+	}
+	if l.Len() != 100 {
+		t.Errorf("%d buckets in a table of 100", l.Len())
+	}
+	for range 50 {
+		l.Take("192.0.2.1", now)
+	}
+	if _, ok := l.Take("192.0.2.1", now); ok {
+		t.Error("an address that kept asking got a new bucket")
+	}
+}
+
+func TestClientAddress(t *testing.T) {
+	t.Parallel()
+	l := registry.NewLimiter(1, 1, 10, netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"))
+	for _, row := range []struct {
+		peer      string
+		forwarded []string
+		want      string
+	}{
+		{"192.0.2.1:1000", nil, "192.0.2.1"},
+		{"192.0.2.1:1000", []string{"198.51.100.1"}, "192.0.2.1"}, // not a proxy's word
+		{"10.0.0.1:1000", []string{"198.51.100.1"}, "198.51.100.1"},
+		{"10.0.0.1:1000", []string{"203.0.113.9, 198.51.100.1"}, "198.51.100.1"}, // the first is the client's own word
+		{"10.0.0.1:1000", []string{"203.0.113.9", "198.51.100.1, 10.0.0.2"}, "198.51.100.1"},
+		{"10.0.0.1:1000", []string{"nonsense"}, "10.0.0.1"},
+		{"10.0.0.1:1000", nil, "10.0.0.1"},
+		{"[2001:db8:1:2:3:4:5:6]:1000", nil, "2001:db8:1:2::"},
+		{"[fd00::1]:1000", []string{"2001:db8:1:2::9"}, "2001:db8:1:2::"},
+		{"[::ffff:192.0.2.1]:1000", nil, "192.0.2.1"},
+		{"[fe80::1%eth0]:1000", nil, "fe80::"},
+	} {
+		r := &http.Request{RemoteAddr: row.peer, Header: http.Header{"X-Forwarded-For": row.forwarded}}
+		if got := registry.ClientOf(l, r); got.String() != row.want {
+			t.Errorf("%s %q counts for %s, want %s", row.peer, row.forwarded, got, row.want)
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	t.Parallel()
+	const size = 1000
+	c := registry.NewCache(10 * (size + registry.CacheOverhead))
+	now := time.Now()
+	for i := range 30 {
+		c.Put(registrytest.Chip(t, i).RecordID(), size, now, time.Minute)
+		if !c.Has(registrytest.Chip(t, 0).RecordID(), now) {
+			t.Fatalf("what is asked for all the time is gone after %d", i)
+		}
+	}
+	if most := int64(10 * (size + registry.CacheOverhead)); c.Bytes() != most {
+		t.Errorf("%d bytes are kept, want %d", c.Bytes(), most)
+	}
+	if c.Has(registrytest.Chip(t, 20).RecordID(), now) || !c.Has(registrytest.Chip(t, 21).RecordID(), now) {
+		t.Error("not the least recently used ones are gone")
+	}
+	if c.Has(registrytest.Chip(t, 29).RecordID(), now.Add(time.Minute)) {
+		t.Error("an answer outlives its life")
+	}
+	c.Put(registrytest.Chip(t, 28).RecordID(), 2*size, now, time.Minute) // in place of the lighter one
+	c.Put(registrytest.Chip(t, 50).RecordID(), 100*size, now, time.Minute)
+	if c.Has(registrytest.Chip(t, 50).RecordID(), now) {
+		t.Error("an answer heavier than the cache is kept")
+	}
+	if most := int64(10 * (size + registry.CacheOverhead)); c.Bytes() > most {
+		t.Errorf("%d bytes are kept, at most %d may be", c.Bytes(), most)
+	}
+}
+
+func TestQuality(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		accept     []string
+		cbor, json float64
+	}{
+		{[]string{"*/*"}, 1, 1},
+		{[]string{"application/json"}, 0, 1},
+		{[]string{"text/html, application/xhtml+xml, */*;q=0.8"}, 0.8, 0.8},
+		{[]string{"application/*;q=0.2, application/json;q=0.1"}, 0.2, 0.1},
+		{[]string{"application/cbor;q=0, */*"}, 0, 1},
+		{[]string{"text/html", "application/cbor"}, 1, 0},
+		{[]string{"application/json;q=nonsense"}, 0, 0},
+		{[]string{"application/json;q=NaN, ;;, application/cbor"}, 1, 0},
+		{[]string{""}, 0, 0},
+	} {
+		if c, j := registry.Quality(row.accept, registry.MediaCBOR), registry.Quality(row.accept, registry.MediaJSON); c != row.cbor || j != row.json {
+			t.Errorf("%q: CBOR %g, JSON %g; want %g, %g", row.accept, c, j, row.cbor, row.json)
+		}
+	}
+}

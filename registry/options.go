@@ -1,0 +1,77 @@
+package registry
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// HandlerOptions configures a Handler. Zero fields take the defaults named.
+type HandlerOptions struct {
+	// NewestAge is how long the newest entry of a record may be stored
+	// downstream, and so how long a superseded one may still be seen.
+	// Default 5 s; whole seconds.
+	NewestAge time.Duration
+	// GenerationAge is the same for a named generation, and so bounds how long
+	// an erased record may still be seen. Default 1 h; whole seconds.
+	GenerationAge time.Duration
+	// CacheBytes bounds the answers kept in memory. Default 64 MiB.
+	CacheBytes int64
+	// Rate is how many requests per second one client address may make on
+	// average, Burst how many at once; a batch lookup counts as one for every
+	// ten records. Defaults 20 and 100.
+	Rate  float64
+	Burst int
+	// TrustedProxies are the addresses whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	// Registerer takes the metrics; nil means none.
+	Registerer prometheus.Registerer
+	// Log takes what clients aren't told; nil means slog's default.
+	Log *slog.Logger
+}
+
+// Defaults of HandlerOptions.
+const (
+	DefaultNewestAge     = 5 * time.Second
+	DefaultGenerationAge = time.Hour
+	DefaultCacheBytes    = 64 << 20
+	DefaultRate          = 20.0
+	DefaultBurst         = 100
+)
+
+// MinBurst is the least Burst: what the largest batch counts.
+const MinBurst = MaxBatch / batchPerToken
+
+// complete sets defaults and checks the rest.
+func (o *HandlerOptions) complete() error {
+	if o.NewestAge == 0 {
+		o.NewestAge = DefaultNewestAge
+	}
+	if o.GenerationAge == 0 {
+		o.GenerationAge = DefaultGenerationAge
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = DefaultCacheBytes
+	}
+	if o.Rate == 0 {
+		o.Rate = DefaultRate
+	}
+	if o.Burst == 0 {
+		o.Burst = DefaultBurst
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	switch {
+	case o.NewestAge < time.Second || o.GenerationAge < time.Second:
+		return fmt.Errorf("registry handler: ages %s and %s: at least one second each is expected", o.NewestAge, o.GenerationAge)
+	case o.Rate < 0 || o.CacheBytes < 0:
+		return fmt.Errorf("registry handler: rate %g, cache of %d bytes: negative ones are not allowed", o.Rate, o.CacheBytes)
+	case o.Burst < MinBurst:
+		return fmt.Errorf("registry handler: burst %d: a batch lookup of %d records takes %d", o.Burst, MaxBatch, MinBurst)
+	}
+	return nil
+}

@@ -1,0 +1,181 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/registry"
+)
+
+// Reader looks entries up. It is safe for concurrent use and implements
+// registry.Source; its connections may lead to a replica.
+type Reader struct {
+	db                      *sql.DB
+	newest, batch, at, scan *sql.Stmt
+}
+
+// Row is an entry as it is stored.
+type Row struct {
+	registry.Stored
+	SealedHash [sha256.Size]byte
+	Erased     bool // the sealed record is gone; the entry's other fields stand
+}
+
+const columns = `e.seq, e.realm, e.type, e.record_id, e.generation, e.sealed, e.sealed_hash, e.statement, e.leaf_hash`
+
+const (
+	newestQuery = `select ` + columns + ` from entry e where record_id = $1 order by generation desc, seq desc limit 1`
+
+	batchQuery = `select ` + columns + `
+from generate_series(0, $2::int - 1) o
+cross join lateral (select * from entry where record_id = substring($1::bytea from 32 * o + 1 for 32)
+	order by generation desc, seq desc limit 1) e`
+
+	atQuery = `select ` + columns + ` from entry e where record_id = $1 and generation = $2 order by type`
+
+	rangeQuery = `select ` + columns + ` from entry e where seq >= $1 and seq < $1 + $2::bigint order by seq`
+)
+
+// NewReader makes a reader and prepares its statements: unprepared ones take
+// twice as long. The caller closes it before db.
+func NewReader(ctx context.Context, db *sql.DB) (*Reader, error) {
+	r := &Reader{db: db}
+	for _, p := range []struct {
+		stmt **sql.Stmt
+		text string
+	}{{&r.newest, newestQuery}, {&r.batch, batchQuery}, {&r.at, atQuery}, {&r.scan, rangeQuery}} {
+		stmt, err := db.PrepareContext(ctx, p.text)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("prepare the registry's lookups: %w", err), r.Close())
+		}
+		*p.stmt = stmt
+	}
+	return r, nil
+}
+
+// Close gives the prepared statements back.
+func (r *Reader) Close() error {
+	var errs []error
+	for _, s := range []*sql.Stmt{r.newest, r.batch, r.at, r.scan} {
+		if s != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Newest implements registry.Source.
+func (r *Reader) Newest(ctx context.Context, ids []identity.RecordID) (map[identity.RecordID]registry.Stored, error) {
+	var rows *sql.Rows
+	var err error
+	if len(ids) == 1 {
+		rows, err = r.newest.QueryContext(ctx, ids[0][:])
+	} else {
+		blob := make([]byte, 0, len(ids)*len(identity.RecordID{}))
+		for _, id := range ids {
+			blob = append(blob, id[:]...)
+		}
+		rows, err = r.batch.QueryContext(ctx, blob, len(ids))
+	}
+	found, err := collect(rows, err)
+	if err != nil {
+		return nil, fmt.Errorf("look up %d records: %w", len(ids), err)
+	}
+	out := make(map[identity.RecordID]registry.Stored, len(found))
+	for _, row := range found {
+		if row.Erased {
+			// Erasing appends the erase entry first, which is newer than what it erases.
+			return nil, fmt.Errorf("look up record %s: %w: entry %d was erased, and no erase entry stands", row.Entry.Record.Short(), ErrDamaged, row.Sequence)
+		}
+		out[row.Entry.Record] = row.Stored
+	}
+	return out, nil
+}
+
+// At implements registry.Source.
+func (r *Reader) At(ctx context.Context, id identity.RecordID, g identity.Generation) (registry.Stored, error) {
+	rows, err := r.at.QueryContext(ctx, id[:], int64(g))
+	found, err := collect(rows, err)
+	if err != nil {
+		return registry.Stored{}, fmt.Errorf("look up record %s, generation %d: %w", id.Short(), g, err)
+	}
+	record := -1
+	for i, row := range found {
+		if row.Entry.Type == registry.Erase || row.Erased {
+			return registry.Stored{}, registry.ErrErased
+		}
+		if row.Entry.Type.HasRecord() {
+			record = i
+		}
+	}
+	if record < 0 {
+		return registry.Stored{}, registry.ErrNotFound
+	}
+	return found[record].Stored, nil
+}
+
+// Range gives up to limit entries from a sequence number on, in order: what an
+// auditor or a mirror walks through.
+func (r *Reader) Range(ctx context.Context, from int64, limit int) ([]Row, error) {
+	rows, err := r.scan.QueryContext(ctx, from, limit)
+	found, err := collect(rows, err)
+	if err != nil {
+		return nil, fmt.Errorf("read entries from %d on: %w", from, err)
+	}
+	for i, row := range found {
+		if row.Sequence != from+int64(i) {
+			return nil, fmt.Errorf("read entries from %d on: %w: entry %d is missing", from, ErrDamaged, from+int64(i))
+		}
+	}
+	return found, nil
+}
+
+// Size gives the number of entries.
+func (r *Reader) Size(ctx context.Context) (int64, error) { return (&Writer{r.db}).Head(ctx) }
+
+// Check implements registry.Source.
+func (r *Reader) Check(ctx context.Context) error {
+	_, err := r.Size(ctx)
+	return err
+}
+
+func collect(rows *sql.Rows, err error) ([]Row, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Row
+	for rows.Next() {
+		row, err := scanRow(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, row)
+	}
+	return out, rows.Err()
+}
+
+// scanRow reads a row and checks it against its own hashes.
+func scanRow(rows *sql.Rows) (Row, error) {
+	var row Row
+	var record, sealedHash, leafHash []byte
+	e := &row.Entry
+	if err := rows.Scan(&row.Sequence, &e.Realm, &e.Type, &record, &e.Generation, &e.Sealed, &sealedHash, &e.Statement, &leafHash); err != nil {
+		return Row{}, err
+	}
+	if err := fixed(record, e.Record[:], sealedHash, row.SealedHash[:], leafHash, row.LeafHash[:]); err != nil {
+		return Row{}, fmt.Errorf("entry %d: %w", row.Sequence, err)
+	}
+	row.Erased = e.Type.HasRecord() && e.Sealed == nil
+	if !row.Erased && sha256.Sum256(e.Sealed) != row.SealedHash {
+		return Row{}, fmt.Errorf("entry %d: %w: the sealed record is not the one that was accepted", row.Sequence, ErrDamaged)
+	}
+	if registry.HashLeaf(e.LeafOver(row.SealedHash)) != row.LeafHash {
+		return Row{}, fmt.Errorf("entry %d: %w: its leaf hash is another one's", row.Sequence, ErrDamaged)
+	}
+	return row, nil
+}
