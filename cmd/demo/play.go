@@ -197,14 +197,18 @@ func (d *demo) on(command, name string) []string {
 
 func (d *demo) check(ctx context.Context) (string, error) {
 	var r struct {
-		Invariants []Invariant `json:"invariants"`
+		Invariants []struct {
+			Invariant
+			Text string `json:"text"`
+		} `json:"invariants"`
 	}
 	if err := d.ask(ctx, d.with("auditor", "spp"), &r, "check", "--config", d.etc("auditor.yaml"), "--token"); err != nil {
 		return "", err
 	}
-	d.report.Invariants = r.Invariants
 	holds := 0
 	for _, i := range r.Invariants {
+		i.Invariant.Text = i.Text
+		d.report.Invariants = append(d.report.Invariants, i.Invariant)
 		if i.Holds {
 			holds++
 		}

@@ -38,6 +38,7 @@ type Invariant struct {
 	Name    string `json:"name"`
 	Holds   bool   `json:"holds"`
 	Checked int64  `json:"checked"`
+	Text    string `json:"-"` // for people
 }
 
 // StepTimes are the times of one step over all devices.
@@ -139,7 +140,7 @@ func (r Report) String() string {
 
 	b.WriteString("\ninvariants\n")
 	for _, i := range r.Invariants {
-		fmt.Fprintf(&b, "  %s %s (%d checked)\n", mark(i.Holds), i.Name, i.Checked)
+		fmt.Fprintf(&b, "  %s %6d checked  %s\n", mark(i.Holds), i.Checked, i.Text)
 	}
 	return b.String()
 }

@@ -12,13 +12,19 @@ nothing; "registry get" opens one and checks it against the key in the device's 
 const session = `$ registry config > registry.yaml         # and fill it in
 $ registry serve --config registry.yaml &
 $ registry get --url http://127.0.0.1:8080 5eb9155ae051a0c3c90358d08244d50d019736f56629bb99a8892f9ab6660c90
-record        type      generation  sequence  newest  realm        bytes
-5eb9155ae051  register           1         0  true    development    945
+record        type       generation  sequence  newest  realm        bytes
+5eb9155ae051  supersede           2         1  true    development    935
 $ registry get --url http://127.0.0.1:8080 --realm development --chip-id-file chip-id --rom-key rom-key.pem
-record        5eb9155ae051a0c3c90358d08244d50d019736f56629bb99a8892f9ab6660c90
-identity      imei 004402450000017
-generation    1
-issued at     2023-11-14T22:13:20Z`
+what        value
+record      5eb9155ae051a0c3c90358d08244d50d019736f56629bb99a8892f9ab6660c90
+identity    imei 004402450000017
+generation  2
+realm       development
+issued at   2023-11-14T22:13:20Z
+manifest    05b3abf2579a5eb66403cd78be557fd860633a1fe2103c7642030defe32c657f
+signed by   key 254d8b0e2788125e
+backup      600 bytes
+X.509       0 certificates`
 
 type program struct {
 	Serve   serveCmd   `cmd:"" help:"Serve lookups over HTTP."`
