@@ -103,18 +103,15 @@ func (k PublicKey) String() string {
 	return "key " + k.ID().String()
 }
 
-func (k PublicKey) ecdsa() *ecdsa.PublicKey {
-	return &ecdsa.PublicKey{
-		Curve: elliptic.P256(),
-		X:     new(big.Int).SetBytes(k.point[1:33]),
-		Y:     new(big.Int).SetBytes(k.point[33:]),
-	}
+func (k PublicKey) ecdsa() (*ecdsa.PublicKey, error) {
+	return ecdsa.ParseUncompressedPublicKey(elliptic.P256(), k.point[:])
 }
 
 // Verify checks a bare ECDSA signature r‖s over a SHA-256 digest.
 func (k PublicKey) Verify(digest, signature []byte) error {
-	if k.IsZero() || len(signature) != signatureSize ||
-		!ecdsa.Verify(k.ecdsa(), digest, new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
+	key, err := k.ecdsa()
+	if err != nil || len(signature) != signatureSize ||
+		!ecdsa.Verify(key, digest, new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
 		return ErrSignature
 	}
 	return nil

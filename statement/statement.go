@@ -106,7 +106,11 @@ func Open(raw []byte, t Type, key PublicKey, limit int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	verifier, err := cose.NewVerifier(cose.AlgorithmES256, key.ecdsa())
+	public, err := key.ecdsa()
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", t, err)
+	}
+	verifier, err := cose.NewVerifier(cose.AlgorithmES256, public)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", t, err)
 	}

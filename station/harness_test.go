@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -250,8 +251,9 @@ type board struct {
 	flash *flash.Image
 	at    func(ctx context.Context, point string) error
 
-	mu   sync.Mutex
-	uses []string // since it was last asked
+	mu     sync.Mutex
+	uses   []string // since it was last asked
+	opened bool
 }
 
 // boards makes n boards whose chips are listed.
@@ -291,18 +293,24 @@ func fixtures(boards []*board) []station.Fixture {
 }
 
 func (b *board) open(ctx context.Context) (*hooked, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.opened {
+		return nil, errors.New("the device is in use: its power was not cut")
+	}
 	d, err := device.Open(ctx, device.Config{Chip: b.chip, Flash: b.flash})
 	if err != nil {
 		return nil, err
 	}
+	b.opened = true
 	return &hooked{d, b}, nil
 }
 
-// used gives the uses since the last call.
+// used gives the uses since the last call, but for closing.
 func (b *board) used() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	u := b.uses
+	u := slices.DeleteFunc(b.uses, func(use string) bool { return use == "Close" })
 	b.uses = nil
 	return u
 }
@@ -383,6 +391,16 @@ func (h *hooked) Published(ctx context.Context, mac []byte) (locked []byte, err 
 func (h *hooked) Stored(ctx context.Context) (certificate, backup []byte, err error) {
 	err = h.around(ctx, "Stored", func() (err error) { certificate, backup, err = h.Device.Stored(ctx); return err })
 	return certificate, backup, err
+}
+
+func (h *hooked) Close(ctx context.Context) error {
+	return h.around(ctx, "Close", func() error {
+		err := h.Device.Close(ctx)
+		h.board.mu.Lock()
+		defer h.board.mu.Unlock()
+		h.board.opened = false
+		return err
+	})
 }
 
 // wire is the network under a station: at is called before a request goes out

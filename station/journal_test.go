@@ -162,3 +162,29 @@ func TestOpenJournalRefused(t *testing.T) {
 		t.Error("a file was taken for a folder")
 	}
 }
+
+// FuzzJournalPage: whatever is in a page's file, it reads as this record's page
+// or is refused.
+func FuzzJournalPage(f *testing.F) {
+	p := somePage(1)
+	whole, err := json.Marshal(p)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(whole[:40])
+	f.Add([]byte("{}"))
+	f.Add([]byte("null"))
+	dir := f.TempDir()
+	j, err := station.OpenJournal(dir)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		must(t, os.WriteFile(filepath.Join(dir, p.Record.String()+".json"), content, 0o600))
+		have, ok, err := j.Read(p.Record)
+		if ok != (err == nil) || ok && have.Record != p.Record {
+			t.Errorf("read gives %v, %v, %v", have, ok, err)
+		}
+	})
+}

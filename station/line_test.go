@@ -140,7 +140,7 @@ func boundaries() []string {
 	var all []string
 	for _, act := range []string{
 		"call Status", "WriteROM", "LoadModules", "Hello", "call Begin", "Accept", "call Confirm", "Stored",
-		"Erase", "Restore", "Boot", "Restored", "call Restored", "call Publish", "Published", "call Locked",
+		"Erase", "Close", "Restore", "Boot", "Restored", "call Restored", "call Publish", "Published", "call Locked",
 	} {
 		all = append(all, "before "+act, "after "+act)
 	}
@@ -232,6 +232,27 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestDevice: one device at a time, all at one plant.
+func TestDevice(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.stock(t, 20)
+	t.Run("all", func(t *testing.T) { // ends when each of them has
+		for name, test := range map[string]func(*testing.T, *plant){
+			"resume elsewhere": resumeElsewhere, "resume without page": resumeWithoutPage, "resume, flash lost": resumeFlashLost,
+			"again": again, "drain bounded": drainBounded, "prepare": prepare,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, p)
+			})
+		}
+	})
+	if b := p.batch(t); b.Used+b.Reserved != 20-b.Free || b.Burned != 0 {
+		t.Errorf("batch: %+v", b)
+	}
+}
+
 // dieAt stops a station at a point of one board's way.
 func dieAt(t *testing.T, l *station.Line, b *board, point string) {
 	t.Helper()
@@ -251,12 +272,9 @@ func dieAt(t *testing.T, l *station.Line, b *board, point string) {
 	b.at = nil
 }
 
-// TestResumeElsewhere: a device that lost its flash is restored in whatever
+// resumeElsewhere: a device that lost its flash is restored in whatever
 // fixture it comes back, and another one in its old fixture takes nothing from it.
-func TestResumeElsewhere(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.stock(t, 2)
+func resumeElsewhere(t *testing.T, p *plant) {
 	boards := p.boards(t, 2)
 	l := p.line(t, 1, nil)
 	dieAt(t, l, boards[0], "before Restore")
@@ -272,11 +290,8 @@ func TestResumeElsewhere(t *testing.T) {
 	}
 }
 
-// TestResumeWithoutPage: journal lost, or a page that does not read.
-func TestResumeWithoutPage(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.stock(t, 3)
+// resumeWithoutPage: journal lost, or a page that does not read.
+func resumeWithoutPage(t *testing.T, p *plant) {
 	boards := p.boards(t, 3)
 	l := p.line(t, 1, nil)
 	dir := filepath.Join(t.TempDir(), "journal")
@@ -311,12 +326,9 @@ func TestResumeWithoutPage(t *testing.T) {
 	}
 }
 
-// TestResumeFlashLost: a device that was proven and then lost its flash in the
+// resumeFlashLost: a device that was proven and then lost its flash in the
 // fixture is restored once more from the page.
-func TestResumeFlashLost(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.stock(t, 1)
+func resumeFlashLost(t *testing.T, p *plant) {
 	b := p.boards(t, 1)[0]
 	l := p.line(t, 1, nil)
 	dieAt(t, l, b, "before Published")
@@ -328,19 +340,23 @@ func TestResumeFlashLost(t *testing.T) {
 	}
 }
 
-// TestAgain: a shipped device takes its next generation with an unlock
+// again: a shipped device takes its next generation with an unlock
 // statement, and not without one.
-func TestAgain(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.stock(t, 1)
+func again(t *testing.T, p *plant) {
 	b := p.boards(t, 1)[0]
 	l := p.line(t, 1, nil)
 	run := func() station.Outcome { return l.Run(t.Context(), []station.Fixture{b.fixture()}, drain)[0] }
+	dieAt(t, l, b, "before Published")
+	page, ok, err := l.Journal.Read(b.record())
+	if !ok || err != nil {
+		t.Fatal(ok, err)
+	}
 	if o := run(); !o.Shipped {
 		t.Fatalf("%+v", o)
 	}
 	first, _ := p.newest(t, b)
+	// As if the station had died before it removed the page.
+	must(t, l.Journal.Write(page))
 	l.Again = true
 	var refused *station.RefusedError
 	if o := run(); o.Shipped || !errors.As(o.Err, &refused) || refused.Code != "active" {
@@ -349,9 +365,12 @@ func TestAgain(t *testing.T) {
 	raw, err := p.keys.SignUnlock(t.Context(), identity.Unlock{Realm: dev, Record: b.record(), Next: 2})
 	must(t, err)
 	must(t, p.records.Store.Unlock(t.Context(), b.record(), 2, raw, "rework", "operator"))
-	// It dies with the flash erased; the run that goes on needs no "again".
-	dieAt(t, l, b, "before Restore")
+	// It dies between the SPP's word and its journal, which still has the page
+	// of the generation before; and then with the flash erased. The runs that go
+	// on need no "again".
+	dieAt(t, l, b, "before Stored")
 	l.Again = false
+	dieAt(t, l, b, "before Restore")
 	o := run()
 	second, _ := p.newest(t, b)
 	if !o.Shipped || !o.Resumed || o.Generation != 2 || second.Identity != first.Identity {
@@ -409,11 +428,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainBounded: a device that hangs is left when the drain is over.
-func TestDrainBounded(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.stock(t, 1)
+// drainBounded: a device that hangs is left when the drain is over.
+func drainBounded(t *testing.T, p *plant) {
 	b := p.boards(t, 1)[0]
 	l := p.line(t, 1, nil)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -443,10 +459,8 @@ func TestDrainBounded(t *testing.T) {
 	}
 }
 
-// TestPrepare: the line does not start with modules that are not the SPP's.
-func TestPrepare(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
+// prepare: the line does not start with modules that are not the SPP's.
+func prepare(t *testing.T, p *plant) {
 	whole := map[string]string{"boot.bin": "module boot.bin", "io.bin": "module io.bin"}
 	for name, c := range map[string]struct {
 		change func(map[string]string)
