@@ -69,7 +69,7 @@ func (d *demo) watch(ctx context.Context) (done func()) {
 				return
 			case <-tick.C:
 			}
-			if n, err := d.metric(ctx, "spp", "devicekeys_devices_total", `step="lock"`, `result="ok"`); err == nil && int(n) > shown {
+			if n, err := d.metric(ctx, "spp", "devicekeys_devices_total", `step="locked"`, `result="ok"`); err == nil && int(n) > shown {
 				bar.Add(int(n) - shown)
 				shown = int(n)
 			}
