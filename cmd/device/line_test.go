@@ -30,10 +30,10 @@ type line struct {
 func mainLine() { console.Main("line", "A manufacturer, for tests.", &line{}) }
 
 type shipCmd struct {
-	deviceFlags
-	Out      string `arg:"" help:"Folder for certificates, backups, packages."`
-	Registry string `arg:"" help:"Folder of registry entries."`
-	Serial   int    `arg:"" help:"Serial number of the IMEI."`
+	benchFlags
+	console.Output
+	Registry string   `arg:"" help:"Folder of registry entries."`
+	Devices  []string `arg:"" name:"names" help:"Devices; each gets a folder of its name for what is left of it."`
 	spp      *chiptest.SPP
 	t        failing
 }
@@ -46,27 +46,52 @@ func (failing) Fatal(args ...any) { fmt.Fprintln(os.Stderr, args...); os.Exit(1)
 
 func (c *shipCmd) Run(ctx context.Context, io console.IO) error {
 	c.spp = chiptest.NewSPP(c.t, c.Realm)
-	if err := os.MkdirAll(c.Out, 0o700); err != nil {
+	for i, name := range c.Devices {
+		if err := os.MkdirAll(name, 0o700); err != nil {
+			return err
+		}
+		f := deviceFlags{benchFlags: c.benchFlags, Output: c.Output, Name: name}
+		if err := f.with(ctx, io, func(d *device.Device) error { return c.device(ctx, d, name, i+1) }); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile("other.pem", chiptest.NewSPP(c.t, c.Realm).ROMKey().PEM(), 0o600)
+}
+
+// device takes one device through the line twice.
+func (c *shipCmd) device(ctx context.Context, d *device.Device, out string, serial int) error {
+	if err := d.WriteROM(ctx, c.spp.ROMKey()); err != nil {
 		return err
 	}
-	return c.with(ctx, io, func(d *device.Device) error {
-		if err := d.WriteROM(ctx, c.spp.ROMKey()); err != nil {
-			return err
-		}
-		driver := device.Module{Name: "io-driver", Content: []byte("driver")}
-		driver.SHA256 = sha256.Sum256(driver.Content)
-		if err := d.LoadModules(ctx, []device.Module{driver}); err != nil {
-			return err
-		}
-		if err := c.ship(ctx, d, 1); err != nil {
-			return err
-		}
-		// A package that comes too late: nothing is wrong with it but the lock.
-		if err := c.late(ctx, d); err != nil {
-			return err
-		}
-		return c.ship(ctx, d, 2)
-	})
+	driver := device.Module{Name: "io-driver", Content: []byte("driver")}
+	driver.SHA256 = sha256.Sum256(driver.Content)
+	if err := d.LoadModules(ctx, []device.Module{driver}); err != nil {
+		return err
+	}
+	if err := c.ship(ctx, d, out, serial, 1); err != nil {
+		return err
+	}
+	// A package that comes too late: nothing is wrong with it but the lock.
+	late, err := c.assemble(ctx, d, chiptest.Order{Identity: chiptest.TestIMEI(c.t, serial), Generation: 2})
+	if err != nil {
+		return err
+	}
+	if err := write(out, "late", late.Package); err != nil {
+		return err
+	}
+	return c.ship(ctx, d, out, serial, 2)
+}
+
+func (c *shipCmd) assemble(ctx context.Context, d *device.Device, o chiptest.Order) (chiptest.Assembly, error) {
+	m1, err := d.Hello(ctx, keypackage.SuiteUnattested)
+	if err != nil {
+		return chiptest.Assembly{}, err
+	}
+	return c.spp.Assemble(c.t, m1, o), nil
+}
+
+func write(folder, name string, b []byte) error {
+	return os.WriteFile(filepath.Join(folder, name), b, 0o600)
 }
 
 func unhex(s string) []byte {
@@ -77,29 +102,8 @@ func unhex(s string) []byte {
 	return b
 }
 
-func (c *shipCmd) assemble(ctx context.Context, d *device.Device, o chiptest.Order) (chiptest.Assembly, error) {
-	m1, err := d.Hello(ctx, keypackage.SuiteUnattested)
-	if err != nil {
-		return chiptest.Assembly{}, err
-	}
-	o.Identity = chiptest.TestIMEI(c.t, c.Serial)
-	return c.spp.Assemble(c.t, m1, o), nil
-}
-
-func (c *shipCmd) late(ctx context.Context, d *device.Device) error {
-	a, err := c.assemble(ctx, d, chiptest.Order{Generation: 2})
-	if err != nil {
-		return err
-	}
-	return c.write("late", a.Package)
-}
-
-func (c *shipCmd) write(name string, b []byte) error {
-	return os.WriteFile(filepath.Join(c.Out, name), b, 0o600)
-}
-
-func (c *shipCmd) ship(ctx context.Context, d *device.Device, g identity.Generation) error {
-	a, err := c.assemble(ctx, d, chiptest.Order{Generation: g, Items: chiptest.Everything()})
+func (c *shipCmd) ship(ctx context.Context, d *device.Device, out string, serial int, g identity.Generation) error {
+	a, err := c.assemble(ctx, d, chiptest.Order{Identity: chiptest.TestIMEI(c.t, serial), Generation: g, Items: chiptest.Everything()})
 	if err != nil {
 		return err
 	}
@@ -147,11 +151,11 @@ func (c *shipCmd) ship(ctx context.Context, d *device.Device, g identity.Generat
 		"flipped-code":        flipped(accepted.Backup, 7),
 		"flipped-certificate": flipped(a.Certificate.Bytes(), 100),
 	} {
-		if err := c.write(fmt.Sprintf("%s-%d", name, g), b); err != nil {
+		if err := write(out, fmt.Sprintf("%s-%d", name, g), b); err != nil {
 			return err
 		}
 	}
-	return c.write("rom.pem", c.spp.ROMKey().PEM())
+	return write(out, "rom.pem", c.spp.ROMKey().PEM())
 }
 
 func flipped(b []byte, at int) []byte {
@@ -175,7 +179,9 @@ func (c *checkCmd) Run(io console.IO) error {
 	}
 	var p proof
 	failing{}.check(json.Unmarshal(read(c.Proof), &p))
-	at := func(name string) []byte { return read(filepath.Join(c.Folder, fmt.Sprintf("%s-%d", name, c.Generation))) }
+	at := func(name string) []byte {
+		return read(filepath.Join(c.Folder, fmt.Sprintf("%s-%d", name, c.Generation)))
+	}
 	claims, err := identity.ParseClaims(at("claims"))
 	failing{}.check(err)
 	if p.Record != claims.ChipID.RecordID() {

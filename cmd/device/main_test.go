@@ -95,4 +95,3 @@ func (f entries) At(_ context.Context, id identity.RecordID, g identity.Generati
 }
 
 func (f entries) Check(context.Context) error { return nil }
-

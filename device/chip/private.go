@@ -23,17 +23,7 @@ var privateHead = []byte{
 	0x04, 0x27, 0x30, 0x25, 0x02, 0x01, 0x01, 0x04, 0x20, // ECPrivateKey, version 1
 }
 
-// encodePrivate gives the 72 bytes that are wrapped.
-func encodePrivate(k *ecdsa.PrivateKey) ([]byte, error) {
-	scalar, err := k.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("encode private key: %w", err)
-	}
-	b := append(append(make([]byte, 0, privatePaddedSize), privateHead...), scalar...)
-	return b[:privatePaddedSize], nil
-}
-
-// parsePrivate reads those 72 bytes. Its error matches ErrData.
+// parsePrivate reads the 72 bytes that are wrapped. Its error matches ErrData.
 func parsePrivate(b []byte) (*ecdsa.PrivateKey, error) {
 	if len(b) != privatePaddedSize || !bytes.HasPrefix(b, privateHead) || !bytes.Equal(b[privateSize:], make([]byte, privatePaddedSize-privateSize)) {
 		return nil, fmt.Errorf("read private key: %w", ErrData)

@@ -315,3 +315,33 @@ func FuzzSlot(f *testing.F) {
 		}
 	})
 }
+
+// TestTokenOfAnother finds a slot's label on a token that is not the bench's,
+// as on one that a crash left unusable: it is left alone, and named.
+func TestTokenOfAnother(t *testing.T) {
+	t.Parallel()
+	softhsm.New(t)
+	dir := t.TempDir()
+	d, err := softhsm.NewDirectory(dir)
+	must(t, err)
+	d.Token(t, "dev-device-0001")
+	d.Token(t, "dev-chip-maker")
+	out, err := child(t.Context(), "create", dir, 2).Output()
+	must(t, err)
+	var report slots.Report
+	must(t, json.Unmarshal(out, &report))
+	if !slices.Equal(report.Abandoned, []string{"dev-device-0001"}) || len(report.Created) != 2 {
+		t.Errorf("report %+v", report)
+	}
+	s, err := slots.Open(t.Context(), dir, nil, slots.Options{})
+	must(t, err)
+	slot, err := s.Slot("device-0001")
+	must(t, err)
+	if slot.Token != "dev-device-0001-2" {
+		t.Errorf("the slot's token is %q", slot.Token)
+	}
+	checkDelivery(t, s, readPublic(t, report.Maker), []string{report.Delivery})
+	if out, err := child(t.Context(), "hello", dir, 0).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
