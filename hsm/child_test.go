@@ -2,9 +2,12 @@ package hsm_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -68,6 +71,25 @@ func childRole(role string) error {
 			return fmt.Errorf("a wrong PIN was taken while logged in")
 		}
 		return tok.Close()
+	case "beside a damaged token":
+		m, err := hsm.Load(ctx, hsm.Config{Path: modulePath, LockFile: os.Getenv("HSM_TEST_LOCK")})
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		damaged := c
+		damaged.Token.Label = "damaged"
+		if _, err := m.Open(ctx, damaged, hsm.Options{}); !errors.Is(err, hsm.ErrNoToken) || !strings.Contains(err.Error(), "damaged") {
+			return fmt.Errorf("the damaged token: %v", err)
+		}
+		tok, err := m.Open(ctx, c, hsm.Options{})
+		if err != nil {
+			return err
+		}
+		if _, err := m.InitToken(ctx, "another", secret.New([]byte("so-pin-1")), secret.New([]byte("user-pin-1"))); err != nil {
+			return err
+		}
+		return tok.Close()
 	case "wrong sign PIN":
 		wrong := c
 		wrong.PIN = secret.New([]byte("wrong-wrong"))
@@ -122,5 +144,52 @@ func TestProcessesOfTheirOwn(t *testing.T) {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
+	}
+}
+
+// A kill inside C_InitToken or C_Login can leave a token's file with a few bytes. The
+// other tokens of the directory stay usable.
+func TestDamagedTokenBesideOthers(t *testing.T) {
+	t.Parallel()
+	util, err := exec.LookPath("softhsm2-util")
+	if err != nil {
+		t.Fatalf("softhsm2-util comes with SoftHSM: %v", err)
+	}
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "softhsm2.conf")
+	if err := os.MkdirAll(filepath.Join(dir, "tokens"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conf, []byte("directories.tokendir = "+filepath.Join(dir, "tokens")+"\nobjectstore.backend = file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := func() []string {
+		all, err := filepath.Glob(filepath.Join(dir, "tokens", "*", "token.object"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	broken := ""
+	for _, label := range []string{"damaged", "whole"} {
+		cmd := exec.Command(util, "--init-token", "--free", "--label", label, "--so-pin", "so-pin-1", "--pin", "user-pin-1")
+		cmd.Env = append(os.Environ(), "SOFTHSM2_CONF="+conf)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if label == "damaged" {
+			broken = files()[0]
+		}
+	}
+	if err := os.Truncate(broken, 8); err != nil {
+		t.Fatal(err)
+	}
+	cmd := startChild(t, "beside a damaged token", hsm.Credentials{Token: hsm.TokenRef{Label: "whole"}, PIN: secret.New([]byte("user-pin-1"))})
+	cmd.Env = append(cmd.Env, "HSM_TEST_CONF="+conf, "HSM_TEST_LOCK="+filepath.Join(dir, "lock"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if info, err := os.Stat(broken); err != nil || info.Size() != 8 {
+		t.Errorf("the damaged file was touched: %v", err)
 	}
 }

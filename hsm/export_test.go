@@ -181,7 +181,7 @@ func (k *Key) RawUse(ctx context.Context, operation string) error {
 func (m *Module) HalfToken(label string, soPIN []byte) error {
 	m.lib.mu.Lock()
 	defer m.lib.mu.Unlock()
-	if err := m.lib.scan(); err != nil {
+	if _, err := m.lib.scan(); err != nil {
 		return err
 	}
 	for _, sl := range m.lib.slots {

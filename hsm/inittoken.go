@@ -17,7 +17,8 @@ import (
 const maxTokenLabel = 32
 
 // Tokens lists the tokens of the module as they were when it was initialised, those
-// this process made since included, by label; free slots are left out.
+// this process made since included, by label; free slots are left out, and so are slots
+// that answer with an error.
 func (m *Module) Tokens(ctx context.Context) ([]TokenInfo, error) {
 	lib, err := m.library(ctx)
 	if err != nil {
@@ -25,7 +26,7 @@ func (m *Module) Tokens(ctx context.Context) ([]TokenInfo, error) {
 	}
 	lib.mu.Lock()
 	defer lib.mu.Unlock()
-	if err := lib.scan(); err != nil {
+	if _, err := lib.scan(); err != nil {
 		return nil, err
 	}
 	var all []TokenInfo
@@ -114,7 +115,9 @@ func checkTokenLabel(label string) error {
 
 // slotFor finds the slot to make label's token in.
 func (lib *library) slotFor(label string) (*slot, error) {
-	if err := lib.scan(); err != nil {
+	// A damaged slot is left alone: whatever label it had, its keys are gone, and the
+	// lock file keeps out who could be rewriting it just now.
+	if _, err := lib.scan(); err != nil {
 		return nil, err
 	}
 	var free *slot

@@ -124,7 +124,8 @@ func (lib *library) reinitialise() error {
 }
 
 func (lib *library) lookup(r TokenRef) (*slot, error) {
-	if err := lib.scan(); err != nil {
+	damaged, err := lib.scan()
+	if err != nil {
 		return nil, err
 	}
 	var found *slot
@@ -136,6 +137,9 @@ func (lib *library) lookup(r TokenRef) (*slot, error) {
 			return nil, fmt.Errorf("hsm: two tokens are %s (serial numbers %q and %q): name the serial number", r, found.info.Serial, sl.info.Serial)
 		}
 		found = sl
+	}
+	if found == nil && damaged != nil {
+		return nil, fmt.Errorf("hsm: token %s: %w among those that answer, and there is one that does not: its file may be damaged, restore it from a backup of the token directory: %w", r, ErrNoToken, damaged)
 	}
 	if found == nil {
 		return nil, fmt.Errorf("hsm: token %s: %w: check the label, the module's configuration and the token directory", r, ErrNoToken)
@@ -153,10 +157,15 @@ func (lib *library) lookup(r TokenRef) (*slot, error) {
 
 // scan asks every slot that isn't known yet, or was free, for its token. With
 // thousands of tokens a full scan takes a second, so it happens once.
-func (lib *library) scan() error {
+//
+// A slot that answers with an error is passed over, and damaged is that error: a kill
+// while SoftHSM writes a token leaves a file of a few bytes, and one such token must
+// not take the others' away. It may also be a file in the middle of being rewritten,
+// so the slot is asked again at the next scan.
+func (lib *library) scan() (damaged, err error) {
 	ids, err := lib.slotList()
 	if err != nil {
-		return fmt.Errorf("hsm: list slots: %w", err)
+		return nil, fmt.Errorf("hsm: list slots: %w", err)
 	}
 	for _, id := range ids {
 		sl := lib.slots[id]
@@ -166,12 +175,17 @@ func (lib *library) scan() error {
 		if sl == nil {
 			sl = &slot{id: id}
 		}
-		if err := lib.refresh(sl); err != nil {
-			return err
+		err := lib.refresh(sl)
+		switch code := codeOf(err); { // 0: no code of PKCS#11
+		case err == nil:
+			lib.slots[id] = sl
+		case code == pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED || code == 0:
+			return nil, err // the module is at fault, not this slot
+		default:
+			damaged = err
 		}
-		lib.slots[id] = sl
 	}
-	return nil
+	return damaged, nil
 }
 
 func (lib *library) refresh(sl *slot) error {
