@@ -219,6 +219,7 @@ func TestAlerts(t *testing.T) {
 			{`devicekeys_pkcs11_errors_total{job="spp",class="data"}`, "0+1x60"},
 			{`devicekeys_pkcs11_errors_total{job="spp",class="stop"}`, "3x60"},
 			{`devicekeys_publication_lag_seconds{job="spp"}`, "4x60"},
+			{`devicekeys_outbox_set_aside{job="spp"}`, "0x60"},
 			{`devicekeys_http_requests_total{job="registry",route="/records/{record}",code="200"}`, "0+1000x60"},
 			{`devicekeys_http_requests_total{job="registry",route="/records/{record}",code="404"}`, "0+100x60"},
 		}, ""},
@@ -236,11 +237,12 @@ func TestAlerts(t *testing.T) {
 			{`devicekeys_step_seconds_bucket{step="begin",le="5"}`, "0+100x60"},
 			{`devicekeys_step_seconds_bucket{step="begin",le="+Inf"}`, "0+100x60"},
 		}, "DevicekeysStepSlow"},
-		"the pool runs out":  {[]input{{`devicekeys_pool_free`, "10000-100x60"}}, "DevicekeysPoolRunsOut"},
-		"the pool is empty":  {[]input{{`devicekeys_pool_free`, "0x60"}}, "DevicekeysPoolEmpty"},
-		"the token stops":    {[]input{{`devicekeys_pkcs11_errors_total{class="stop"}`, "0+1x60"}}, "DevicekeysTokenStopped"},
-		"the token restarts": {[]input{{`devicekeys_pkcs11_errors_total{class="reinitialise"}`, "0+10x60"}}, "DevicekeysTokenUnsteady"},
-		"nothing published":  {[]input{{`devicekeys_publication_lag_seconds`, "0+60x60"}}, "DevicekeysPublicationLag"},
+		"the pool runs out":   {[]input{{`devicekeys_pool_free`, "10000-100x60"}}, "DevicekeysPoolRunsOut"},
+		"the pool is empty":   {[]input{{`devicekeys_pool_free`, "0x60"}}, "DevicekeysPoolEmpty"},
+		"the token stops":     {[]input{{`devicekeys_pkcs11_errors_total{class="stop"}`, "0+1x60"}}, "DevicekeysTokenStopped"},
+		"the token restarts":  {[]input{{`devicekeys_pkcs11_errors_total{class="reinitialise"}`, "0+10x60"}}, "DevicekeysTokenUnsteady"},
+		"nothing published":   {[]input{{`devicekeys_publication_lag_seconds`, "0+60x60"}}, "DevicekeysPublicationLag"},
+		"an entry is refused": {[]input{{`devicekeys_outbox_set_aside`, "1x60"}}, "DevicekeysSetAside"},
 		"the registry fails": {[]input{
 			{`devicekeys_http_requests_total{route="/records/{record}",code="200"}`, "0+95x60"},
 			{`devicekeys_http_requests_total{route="/records/{record}",code="503"}`, "0+5x60"},
@@ -323,4 +325,34 @@ func writeRuleTest(t *testing.T, alerts []string, inputs []input, fires string) 
 		t.Fatal(err)
 	}
 	return path
+}
+
+// Every metric that a rule asks for is one that the programs have.
+func TestRulesNameRealMetrics(t *testing.T) {
+	t.Parallel()
+	rules, err := os.ReadFile("prometheus/rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var source strings.Builder
+	err = filepath.WalkDir("..", func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		source.Write(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`\bdevicekeys_[a-z0-9_]+`).FindAllString(string(rules), -1)
+	if len(names) == 0 {
+		t.Fatal("no rule names a metric")
+	}
+	for _, n := range names {
+		if !strings.Contains(source.String(), `"`+strings.TrimSuffix(n, "_bucket")+`"`) {
+			t.Errorf("rules.yml asks for %s, which no program has", n)
+		}
+	}
 }
