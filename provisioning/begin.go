@@ -19,7 +19,7 @@ type Begun struct {
 	Unlock     []byte // unlock statement, where a locked device takes a next generation
 }
 
-// beginning is one Begin under way: it serves one goroutine, which holds the
+// beginning is one attempt of a Begin: it serves one goroutine, which holds the
 // record's lock.
 type beginning struct {
 	*Assembly
@@ -51,11 +51,12 @@ func (a *Assembly) Begin(ctx context.Context, s Station, raw []byte) (Begun, err
 	}
 	defer unlock()
 
-	b := &beginning{Assembly: a, station: s, profile: p, hello: h}
-	defer func() { wipe(b.secrets) }()
 	for range beginTries {
+		b := &beginning{Assembly: a, station: s, profile: p, hello: h}
 		var begun Begun
-		if begun, err = b.begin(ctx, record); !errors.Is(err, errRaced) {
+		begun, err = b.begin(ctx, record)
+		wipe(b.secrets)
+		if !errors.Is(err, errRaced) {
 			return begun, err
 		}
 	}

@@ -131,6 +131,7 @@ func TestRefusedEntry(t *testing.T) {
 	f := on(l.station(t), l.device(t, true))
 	must(t, f.run(t.Context(), 4))
 	// Somebody else's entry stands in its place.
+	l.planted = map[string]bool{"published-findable": true}
 	e, err := registry.Seal(bytes.NewReader(make([]byte, 12)), f.device.chip.ID(), registry.Entry{Realm: dev, Type: registry.Register, Generation: 1},
 		registry.Record{Certificate: []byte("x"), Backup: []byte("y")})
 	must(t, err)
@@ -212,6 +213,26 @@ func TestPostgresConnectionsKilled(t *testing.T) {
 	}
 }
 
+// TestPostgresSlow: a table is locked for longer than a call may take; the
+// station is told to come back, and the device goes on afterwards.
+func TestPostgresSlow(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.stock(t, 0, 1)
+	f := on(l.station(t), l.device(t, true))
+	tx, err := l.records.AsSuperuser().BeginTx(t.Context(), nil)
+	must(t, err)
+	_, err = tx.Exec(`lock table device in access exclusive mode`)
+	must(t, err)
+	begun := time.Now()
+	refused(t, f.begin(t.Context()), connect.CodeUnavailable, provisioning.CodeTimeout)
+	if took := time.Since(begun); took > 20*time.Second {
+		t.Errorf("begin waited %s", took)
+	}
+	must(t, tx.Rollback())
+	must(t, f.run(t.Context(), 0))
+}
+
 // TestLeftovers: what a crash leaves between records and pool is ended by
 // house-keeping; here the crash is played with the stores alone.
 func TestLeftovers(t *testing.T) {
@@ -220,6 +241,7 @@ func TestLeftovers(t *testing.T) {
 	ids := l.stock(t, 0, 3)
 	f := on(l.station(t), l.device(t, true))
 	must(t, f.run(t.Context(), 0))
+	eventually(t, "the pool forgot the identity", func() bool { return l.effects(t).Reserved == 0 })
 	// Its identity is back in the pool and reserved, as if Use had not happened.
 	super := l.pool.AsSuperuser()
 	_, err := super.Exec(`insert into waiting (type, value, batch, line, record_id, generation, reserved)

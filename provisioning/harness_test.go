@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/devicekeys/devicekeys/audit"
+	"github.com/devicekeys/devicekeys/audit/check"
 	"github.com/devicekeys/devicekeys/device"
 	"github.com/devicekeys/devicekeys/device/chip"
 	"github.com/devicekeys/devicekeys/device/flash"
@@ -34,8 +35,10 @@ import (
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/grant"
+	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/pool/pooltest"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/provisioning/records"
 	"github.com/devicekeys/devicekeys/provisioning/records/recordstest"
 	provisioningrpc "github.com/devicekeys/devicekeys/provisioning/rpc"
 	"github.com/devicekeys/devicekeys/registry/registrytest"
@@ -71,9 +74,9 @@ func newAuthority(t testing.TB) *authority {
 	must(t, err)
 	cert, err := x509.ParseCertificate(der)
 	must(t, err)
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &authority{key, cert, pool}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+	return &authority{key, cert, roots}
 }
 
 func (a *authority) issue(t testing.TB, life time.Duration, uris ...*url.URL) tls.Certificate {
@@ -121,6 +124,7 @@ type line struct {
 	profiles  []profile.Profile
 	maker     *registrytest.Signer // the chip maker's key
 	submitter sequencer.Client
+	planted   map[string]bool // invariants that the test itself broke
 	spp       *spp
 }
 
@@ -165,8 +169,52 @@ func newLine(t testing.TB, profiles ...string) *line {
 		l.profiles = append(l.profiles, p)
 	}
 	l.startSequencer(t)
+	// Opened now, since t's context is over when the check begins, after the
+	// SPPs' own ends.
+	entries, log := l.registry.Reader(), l.records.As("auditor")
+	identities := l.pool.As("auditor")
+	t.Cleanup(func() {
+		l.check(t, check.Sources{
+			Realm: dev, Pool: pool.New(identities), Records: records.New(log), Audit: audit.New(log, dev),
+			RegistryStore: entries, Keys: checkKeys{l.keys},
+		})
+	})
 	l.spp = l.start(t)
 	return l
+}
+
+// checkKeys are the keys as the checker wants them.
+type checkKeys struct{ *maker.Keys }
+
+func (k checkKeys) Inventory(ctx context.Context) ([]check.Key, error) {
+	items, err := k.Keys.Inventory(ctx)
+	var all []check.Key
+	for _, i := range items {
+		all = append(all, check.Key{Label: i.Label, Secret: true, Token: true, Sensitive: i.Value("CKA_SENSITIVE") == "true", Extractable: i.Value("CKA_EXTRACTABLE") == "true"})
+	}
+	return all, err
+}
+
+// check holds the invariants against what a test leaves, restore proofs in the
+// HSM included.
+func (l *line) check(t testing.TB, sources check.Sources) {
+	t.Helper()
+	if t.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	report := check.Run(ctx, sources)
+	for _, i := range report.Invariants {
+		if i.Unread != "" {
+			t.Errorf("invariant %q: unread: %s", i.Name, i.Unread)
+		}
+		for _, v := range i.Violations {
+			if !l.planted[i.Name] {
+				t.Errorf("invariant %q, device %s, %v: %s", i.Name, v.Device, v.Rows, v.Cause)
+			}
+		}
+	}
 }
 
 func (l *line) openKeys(t testing.TB) {

@@ -29,9 +29,6 @@ const (
 // houseKeeping runs until ctx ends. What fails is tried again in the next
 // round.
 func (a *Assembly) houseKeeping(ctx context.Context) {
-	if err := a.quotas.load(ctx, a.records, a.now()); err != nil && ctx.Err() == nil {
-		a.log.ErrorContext(ctx, "counting what stations began failed: quotas count from now on only", "error", err)
-	}
 	var reconciled time.Time
 	tick := time.NewTicker(keepingEvery)
 	defer tick.Stop()
@@ -52,6 +49,13 @@ func (a *Assembly) houseKeeping(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// countBegun reads what stations began before the start.
+func (a *Assembly) countBegun(ctx context.Context) {
+	if err := a.quotas.load(ctx, a.records, a.now()); err != nil && ctx.Err() == nil {
+		a.log.ErrorContext(ctx, "counting what stations began failed: quotas count what was read, and from now on", "error", err)
 	}
 }
 

@@ -170,7 +170,8 @@ func TestWholePath(t *testing.T) {
 		t.Errorf("device: locked %v, floor %d, identity %q", status.Locked, status.Floor, status.Identity)
 	}
 
-	// The pool forgot the identity.
+	// The pool forgets the identity, shortly after.
+	eventually(t, "the pool forgot the identity", func() bool { return l.effects(t).Reserved == 0 })
 	if found, err := l.pool.Store.Find(t.Context(), ids); err != nil || len(found) != 2 {
 		t.Errorf("%d of %d identities in the pool, %v", len(found), len(ids), err)
 	}

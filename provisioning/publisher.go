@@ -43,6 +43,11 @@ const (
 	// ackWriters is how many acknowledgements are written at once: they commit
 	// one by one, and Postgres groups what comes together.
 	ackWriters = 4
+
+	// useTries and usePause bound the attempts to remove a published identity
+	// from the pool: they outlast a lost connection, not a lost server.
+	useTries = 5
+	usePause = 50 * time.Millisecond
 )
 
 // publisher brings registry entries from the outbox to the sequencer, oldest
@@ -213,14 +218,44 @@ func (p *publisher) noteAck(ctx context.Context, d records.Device, ack sequencer
 	}
 	// A crash before this leaves the entry in the outbox: it is submitted again
 	// and gets the same place.
-	if err := p.records.Published(ctx, d.Record, d.Generation, ack.Sequence); err != nil {
+	err = p.records.Published(ctx, d.Record, d.Generation, ack.Sequence)
+	if errors.Is(err, records.ErrConflict) {
+		return p.contradicted(ctx, d, ack)
+	}
+	if err != nil {
 		return err
 	}
 	p.metrics.lag.Observe(time.Since(d.Changed).Seconds())
 	p.tell(id)
 	// A crash before this leaves the identity reserved in the pool although its
-	// device is published: house-keeping ends it.
-	return p.pool.Use(ctx, d.Identity)
+	// device is published: house-keeping ends it. So it would after an error, but
+	// only minutes later, and the entry does not come up here again.
+	for try := 1; ; try++ {
+		err := p.pool.Use(ctx, d.Identity)
+		if err == nil || try == useTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(usePause):
+		}
+	}
+}
+
+// contradicted looks at a row that did not take its publication: it may not
+// come up in every batch from now on.
+func (p *publisher) contradicted(ctx context.Context, d records.Device, ack sequencer.Ack) error {
+	now, err := p.records.Get(ctx, d.Record, d.Generation)
+	if err != nil {
+		return err
+	}
+	if now.State == records.Restored {
+		return p.setAside(ctx, d, fmt.Sprintf("the registry has it at %d, its record can't take that", ack.Sequence))
+	}
+	p.log.ErrorContext(ctx, "the registry has an entry whose record moved on", "record", d.Record.Short(), "generation", d.Generation,
+		"state", string(now.State), "sequence", ack.Sequence, "recorded", now.Sequence)
+	return nil
 }
 
 // setAside takes an entry out of the others' way. Somebody has to look at it.

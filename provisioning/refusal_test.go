@@ -229,6 +229,7 @@ func TestPoolEmpty(t *testing.T) {
 	l := newLine(t)
 	ids := l.stock(t, 0, 1)
 	must(t, on(l.station(t), l.device(t, true)).run(t.Context(), 0))
+	eventually(t, "the pool forgot the identity", func() bool { return l.effects(t).Reserved == 0 })
 	d := l.device(t, true)
 	_, err := begin(t, l.station(t), d.hello(t, keypackage.SuiteAttested))
 	refused(t, err, connect.CodeResourceExhausted, provisioning.CodePoolEmpty)

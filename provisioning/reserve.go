@@ -84,20 +84,18 @@ func (b *beginning) license(ctx context.Context, g identity.Generation, id ident
 		Realm: b.realm, Line: p.Name, Station: b.station.Station, State: records.Reserved,
 		Suite: b.hello.Suite, IssuedAt: uint32(b.now().Unix()), KDF: p.KDF, Master: p.MasterVersion,
 	}
-	secrets, err := b.drawSecrets(ctx, p, id)
-	if err != nil {
+	wipe(b.secrets) // of an identity that was used before
+	var err error
+	if b.secrets, err = b.drawSecrets(ctx, p, id); err != nil {
 		return err
 	}
-	b.secrets = secrets
-	if d.Secrets, err = b.keepSecrets(ctx, p, d, secrets); err != nil {
+	if d.Secrets, err = b.keepSecrets(ctx, p, d, b.secrets); err != nil {
 		return err
 	}
 	// A crash before the commit leaves sealed secrets that nobody has; after it
 	// a device to go on with.
 	err = b.records.Reserve(ctx, d, b.event(audit.Assemble, b.station.actor(), d, derivedOf(p)))
 	if errors.Is(err, records.ErrExists) || errors.Is(err, records.ErrConflict) {
-		wipe(b.secrets)
-		b.secrets = nil
 		return errors.Join(errRaced, err)
 	}
 	if err != nil {

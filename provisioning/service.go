@@ -78,7 +78,7 @@ func (a *Assembly) logRefusal(ctx context.Context, step string, r *Refusal) {
 	case r.retry > 0:
 		a.log.WarnContext(ctx, "a call could not be carried out", "step", step, "station", s.Station, "code", string(r.code), "error", r.err)
 	default:
-		a.log.InfoContext(ctx, "a call was refused", "step", step, "station", s.Station, "code", string(r.code), "reason", r.text)
+		a.log.InfoContext(ctx, "a call was refused", "step", step, "station", s.Station, "code", string(r.code), "reason", r.text, "error", r.err)
 	}
 }
 

@@ -37,9 +37,8 @@ func trouble(ctx context.Context, err error) *Refusal {
 		return nil
 	case errors.As(err, &r):
 		return r
-	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return refuse(CodeTimeout, "send the request again", "the caller went away before the call was done").because(err).after(retryAfter)
-	case errors.Is(err, context.DeadlineExceeded):
+	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded):
+		// Whatever the error says (Postgres: "canceling statement"), time ended it.
 		return refuse(CodeTimeout, "send the request again; if it stays so, look at the SPP's log: HSM or database are slow",
 			"the call took longer than it may").because(err).after(retryAfter)
 	case errors.As(err, &key):

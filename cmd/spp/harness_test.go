@@ -32,20 +32,36 @@ import (
 	"github.com/devicekeys/devicekeys/softhsm"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"spp": main}) }
+func TestMain(m *testing.M) { testscript.Main(cleanly{m}, map[string]func(){"spp": main}) }
 
-// custodian builds the custodian's program once, for its set-up.
-var custodian = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "custodian-")
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.Command("go", "build", "-o", dir, "../custodian").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build custodian: %w\n%s", err, out)
-	}
-	return filepath.Join(dir, "custodian"), nil
-})
+// cleanly removes what the tests built.
+type cleanly struct{ *testing.M }
+
+func (c cleanly) Run() int {
+	defer func() { _ = os.RemoveAll(built.dir) }() // "" removes nothing
+	return c.M.Run()
+}
+
+// built is the custodian's program, for its set-up.
+var built struct {
+	sync.Once
+	dir string
+	err error
+}
+
+func custodian(t testing.TB) string {
+	t.Helper()
+	built.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "custodian-"); built.err != nil {
+			return
+		}
+		if out, err := exec.Command("go", "build", "-o", built.dir, "../custodian").CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build custodian: %w\n%s", err, out)
+		}
+	})
+	must(t, built.err)
+	return filepath.Join(built.dir, "custodian")
+}
 
 // place is a folder with all that an SPP needs but a sequencer: configuration,
 // profile, a token directory for custodian setup, and two empty databases.
@@ -94,8 +110,7 @@ func newPlace(t testing.TB, dir, sequencer string) *place {
 	var err error
 	p.tokens, err = softhsm.NewDirectory(filepath.Join(dir, "softhsm"))
 	must(t, err)
-	p.custodian, err = custodian()
-	must(t, err)
+	p.custodian = custodian(t)
 	p.pool = pooltest.NewDatabase(t, "pool", "spp", "auditor")
 	p.records = pooltest.NewDatabase(t, "records", "spp", "auditor", "custodian")
 	pool, records := p.pool.Config("spp"), p.records.Config("spp")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -93,19 +92,41 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err != nil {
 		return err
 	}
+	admin, err := adminListener(ctx, config)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	io.Log.Info("serving stations", "name", name, "address", listener.Addr().String(), "metrics", config.MetricsListen,
 		"realm", config.Realm.String(), "lines", len(profiles), "rom_key", keys.ROMKey().ID().String())
-	return run(ctx, config, assembly, listener, serverTLS, registerer, health, io.Log)
+	mux := http.NewServeMux()
+	mux.Handle(provisioning.NewHandler(assembly))
+	quiet := slog.NewLogLogger(io.Log.Handler(), slog.LevelDebug)
+	servers := []server{{&http.Server{Handler: mux, TLSConfig: serverTLS, ErrorLog: quiet}, listener, config.Drain}}
+	if admin != nil {
+		servers = append(servers, server{&http.Server{Handler: console.AdminHandler(registerer, health), ErrorLog: quiet}, admin, time.Second})
+	}
+	return run(ctx, assembly, servers, io.Log)
+}
+
+// adminListener opens the address for monitoring, or gives nil where there is none.
+func adminListener(ctx context.Context, c Config) (net.Listener, error) {
+	if c.MetricsListen == "" {
+		return nil, nil
+	}
+	return console.Listen(ctx, c.MetricsListen)
+}
+
+// server is one of the program's two, with its listener and the time that its calls have at a stop.
+type server struct {
+	*http.Server
+	listener net.Listener
+	drain    time.Duration
 }
 
 // run serves until ctx ends and stops in order: calls that wait are told to
 // come back, those under way finish, then the entry under way is published,
 // the audit log's head is signed, and the device keys in the HSM are destroyed.
-func run(ctx context.Context, c Config, a *provisioning.Assembly, l net.Listener, t *tls.Config, r *prometheus.Registry, health func(context.Context) error, log *slog.Logger) error {
-	mux := http.NewServeMux()
-	mux.Handle(provisioning.NewHandler(a))
-	server := &http.Server{Handler: mux, TLSConfig: t, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-
+func run(ctx context.Context, a *provisioning.Assembly, servers []server, log *slog.Logger) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	ended := make(chan struct{})
@@ -113,22 +134,18 @@ func run(ctx context.Context, c Config, a *provisioning.Assembly, l net.Listener
 		defer close(ended)
 		a.Run(background)
 	}()
+	// One that fails ends the others.
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stopWaiting := context.AfterFunc(serving, a.Stop)
 	defer stopWaiting()
 	var group errgroup.Group
-	group.Go(func() error {
-		defer cancel()
-		return console.ServeHTTP(serving, server, l, c.Drain)
-	})
-	group.Go(func() error {
-		if c.MetricsListen == "" {
-			return nil
-		}
-		defer cancel()
-		return console.ServeMetrics(serving, c.MetricsListen, r, health)
-	})
+	for _, s := range servers {
+		group.Go(func() error {
+			defer cancel()
+			return console.ServeHTTP(serving, s.Server, s.listener, s.drain)
+		})
+	}
 	err := group.Wait()
 	log.Info("stopping")
 	stopBackground()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -38,6 +39,14 @@ func (p *place) publicKey(name string) statement.PublicKey {
 	k, err := statement.ParsePEM(text)
 	must(p.t, err)
 	return k
+}
+
+// pin gives the token's PIN.
+func (p *place) pin() string {
+	p.t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.dir, "spp.pin"))
+	must(p.t, err)
+	return strings.TrimSpace(string(text))
 }
 
 // sequence starts a sequencer in this process at an address.
@@ -199,8 +208,13 @@ func TestServe(t *testing.T) {
 		}
 	}
 	s.stop()
-	if strings.Contains(s.log.String(), record.String()) && !strings.Contains(s.log.String(), record.Short()) {
-		t.Error("the log names records in full")
+	for name, secret := range map[string]string{"chip ID": fmt.Sprintf("%x", c.ID().Bytes()), "PIN": p.pin()} {
+		if strings.Contains(s.log.String(), secret) || strings.Contains(string(metrics), secret) {
+			t.Errorf("the log or the metrics hold the %s", name)
+		}
+	}
+	if !strings.Contains(s.log.String(), record.Short()) {
+		t.Error("the search finds nothing at all: no record in the log")
 	}
 
 	var unlocked struct {
@@ -214,7 +228,7 @@ func TestServe(t *testing.T) {
 		must(t, json.Unmarshal([]byte(out), &unlocked))
 	}
 	unlock()
-	if unlocked.Generation != 2 || !unlocked.New || unlocked.Identity != "004402000000003" {
+	if unlocked.Generation != 2 || !unlocked.New || unlocked.Identity != "004402000000004" {
 		t.Errorf("%+v", unlocked)
 	}
 	unlock()
