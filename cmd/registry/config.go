@@ -17,7 +17,7 @@ type ServeConfig struct {
 	Listen         string         `yaml:"listen" default:"127.0.0.1:8080" help:"Address that lookups are served on. Without tls it must be of this machine, unless plain_http is set."`
 	PlainHTTP      bool           `yaml:"plain_http" default:"false" help:"Serve without TLS to other machines: where a proxy or CDN before this server speaks TLS."`
 	TLS            TLSConfig      `yaml:"tls" help:"Certificate of the server. Left out: plain HTTP."`
-	MetricsListen  string         `yaml:"metrics_listen" example:"127.0.0.1:9081" help:"Address of /metrics and /healthz for monitoring, without authentication. Left out: none."`
+	MetricsListen  string         `yaml:"metrics_listen" example:"127.0.0.1:9473" help:"Address of /metrics and /healthz for monitoring, without authentication. Left out: none."`
 	Database       DatabaseConfig `yaml:"database" help:"Database registry, or a replica of it, as a role that can only read."`
 	NewestAge      time.Duration  `yaml:"newest_age" default:"5s" help:"How long the newest entry of a record may be kept by caches, and so how long a superseded one may still be seen. Whole seconds."`
 	GenerationAge  time.Duration  `yaml:"generation_age" default:"1h" help:"The same for a named generation: bounds how long an erased record may still be seen. Whole seconds."`

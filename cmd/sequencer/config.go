@@ -17,7 +17,7 @@ import (
 type Config struct {
 	Realm               identity.Realm     `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
 	Listen              string             `yaml:"listen" default:"127.0.0.1:7453" help:"Address for secure processing points: Connect and gRPC over mutual TLS 1.3."`
-	MetricsListen       string             `yaml:"metrics_listen" default:"127.0.0.1:7454" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
+	MetricsListen       string             `yaml:"metrics_listen" default:"127.0.0.1:9472" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
 	Drain               time.Duration      `yaml:"drain" default:"20s" help:"How long submissions under way may still take after SIGTERM."`
 	Token               tokenconfig.Config `yaml:"token" help:"The sequencer's own token: its TLS key and its checkpoint key."`
 	CheckpointKey       string             `yaml:"checkpoint_key" example:"dev-checkpoint" help:"Label of the Ed25519 checkpoint key in the token. Left out: the realm's prefix and \"checkpoint\"."`

@@ -22,7 +22,7 @@ import (
 type Config struct {
 	Realm         identity.Realm     `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
 	Listen        string             `yaml:"listen" default:"127.0.0.1:7443" help:"Address for stations: Connect, gRPC and gRPC-Web over mutual TLS 1.3."`
-	MetricsListen string             `yaml:"metrics_listen" default:"127.0.0.1:7444" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
+	MetricsListen string             `yaml:"metrics_listen" default:"127.0.0.1:9471" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
 	Drain         time.Duration      `yaml:"drain" default:"20s" help:"How long calls under way may still take after SIGTERM."`
 	Token         tokenconfig.Config `yaml:"token" help:"The SPP's token: the maker's keys and the TLS key. One session for each call in flight; 32 suits a busy line."`
 	TLS           TLSConfig          `yaml:"tls" help:"Who the SPP is, and whose stations it serves."`
