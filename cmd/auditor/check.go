@@ -126,12 +126,12 @@ func (c Config) sources(ctx context.Context, withToken bool) (s check.Sources, c
 	if s.From, err = c.head(c.KeptHead); err != nil {
 		return s, closeAll, err
 	}
-	poolDB, err := c.Pool.open(ctx, pool.Migrations)
+	poolDB, err := c.Pool.OpenAt(ctx, conns, pool.Migrations, oldSchema)
 	if err != nil {
 		return s, closeAll, err
 	}
 	closers = append(closers, poolDB.Close)
-	recordsDB, err := c.Records.open(ctx, records.Migrations)
+	recordsDB, err := c.Records.OpenAt(ctx, conns, records.Migrations, oldSchema)
 	if err != nil {
 		return s, closeAll, err
 	}
@@ -142,7 +142,7 @@ func (c Config) sources(ctx context.Context, withToken bool) (s check.Sources, c
 			return s, closeAll, err
 		}
 		if r.Database != nil {
-			db, err := r.Database.open(ctx, store.Migrations())
+			db, err := r.Database.OpenAt(ctx, conns, store.Migrations(), oldSchema)
 			if err != nil {
 				return s, closeAll, err
 			}

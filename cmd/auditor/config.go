@@ -1,23 +1,20 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"database/sql"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/user"
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
-	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/statement"
@@ -25,30 +22,24 @@ import (
 
 // Config is the auditor's configuration.
 type Config struct {
-	Realm        identity.Realm      `yaml:"realm" required:"true" example:"development" help:"development or production; what is of the other one is a violation."`
-	Actor        string              `yaml:"actor" example:"alice" help:"Who checks, as the audit log names them. Left out: the name of the user who runs the command."`
-	Grace        time.Duration       `yaml:"grace" default:"1m" help:"How long what a crash left may wait for its repair before it counts as a violation."`
-	Pool         DatabaseConfig      `yaml:"pool" help:"Database pool, as role auditor."`
-	Records      DatabaseConfig      `yaml:"records" help:"Database records, as role auditor."`
-	Registry     *RegistryConfig     `yaml:"registry" help:"The registry. Left out, what was published is not looked up."`
-	ROMKey       console.Path        `yaml:"rom_key" example:"public/rom-key.pem" help:"Public key in the devices' ROM, PEM. Left out, and without --token, certificates are not verified."`
-	AuditKey     console.Path        `yaml:"audit_key" example:"public/audit.pem" help:"Public key of the audit log's heads, PEM. Left out, and without --token, signed heads are not verified."`
-	Certificates []console.Path      `yaml:"certificates" example:"[spp.pem, line-1.pem]" help:"Certificates that the maker's CAs issued, PEM; each must have its entry in the audit log."`
-	KeptHead     console.Path        `yaml:"kept_head" example:"2026-11.head" help:"A signed head that the auditor keeps where the database's owner can't change it; heads --save writes one."`
-	Token        *tokenconfig.Config `yaml:"token" help:"The SPP's token, for check --token alone."`
-}
-
-// DatabaseConfig says how to reach a database.
-type DatabaseConfig struct {
-	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=NAME user=auditor sslmode=disable" help:"Keys and values as of libpq, without a password."`
-	PasswordFile console.Path `yaml:"password_file" example:"role-auditor.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
+	Realm        identity.Realm        `yaml:"realm" required:"true" example:"development" help:"development or production; what is of the other one is a violation."`
+	Actor        string                `yaml:"actor" example:"alice" help:"Who checks, as the audit log names them. Left out: the name of the user who runs the command."`
+	Grace        time.Duration         `yaml:"grace" default:"1m" help:"How long what a crash left may wait for its repair before it counts as a violation."`
+	Pool         databaseconfig.Config `yaml:"pool" help:"Database pool, as role auditor."`
+	Records      databaseconfig.Config `yaml:"records" help:"Database records, as role auditor."`
+	Registry     *RegistryConfig       `yaml:"registry" help:"The registry. Left out, what was published is not looked up."`
+	ROMKey       console.Path          `yaml:"rom_key" example:"public/rom-key.pem" help:"Public key in the devices' ROM, PEM. Left out, and without --token, certificates are not verified."`
+	AuditKey     console.Path          `yaml:"audit_key" example:"public/audit.pem" help:"Public key of the audit log's heads, PEM. Left out, and without --token, signed heads are not verified."`
+	Certificates []console.Path        `yaml:"certificates" example:"[spp.pem, line-1.pem]" help:"Certificates that the maker's CAs issued, PEM; each must have its entry in the audit log."`
+	KeptHead     console.Path          `yaml:"kept_head" example:"2026-11.head" help:"A signed head that the auditor keeps where the database's owner can't change it; heads --save writes one."`
+	Token        *tokenconfig.Config   `yaml:"token" help:"The SPP's token, for check --token alone."`
 }
 
 // RegistryConfig says how to reach the registry.
 type RegistryConfig struct {
-	URL      string          `yaml:"url" required:"true" example:"https://registry.example" help:"Where anyone looks records up."`
-	CA       console.Path    `yaml:"ca" example:"registry-ca.pem" help:"Certificate of the CA behind its TLS certificate. Left out: those that the system trusts."`
-	Database *DatabaseConfig `yaml:"database" help:"Database registry, as role auditor. Left out, sequence and leaf hashes are not looked at."`
+	URL      string                 `yaml:"url" required:"true" example:"https://registry.example" help:"Where anyone looks records up."`
+	CA       console.Path           `yaml:"ca" example:"registry-ca.pem" help:"Certificate of the CA behind its TLS certificate. Left out: those that the system trusts."`
+	Database *databaseconfig.Config `yaml:"database" help:"Database registry, as role auditor. Left out, sequence and leaf hashes are not looked at."`
 }
 
 // Validate checks the values once the configuration is read.
@@ -74,21 +65,11 @@ func (c Config) who() (string, error) {
 	return u.Username, nil
 }
 
-// open connects to a database. Where migrations are given, a schema older than this program is refused.
-func (c DatabaseConfig) open(ctx context.Context, migrations fs.FS) (*sql.DB, error) {
-	db, err := database.Open(ctx, database.Config{DSN: c.DSN, PasswordFile: c.PasswordFile.String(), MaxConns: 4})
-	if err != nil {
-		return nil, err
-	}
-	version, err := database.Latest(migrations)
-	if err == nil {
-		err = database.RequireSchema(ctx, db, version)
-	}
-	if err != nil {
-		return nil, errors.Join(console.Hint(err, "have the database's owner migrate it, or run the auditor of the version that it was migrated by"), db.Close())
-	}
-	return db, nil
-}
+// What the auditor's connections are for, and what to do about an old schema.
+const (
+	conns     = 4
+	oldSchema = "have the database's owner migrate it, or run the auditor of the version that it was migrated by"
+)
 
 // requestTimeout bounds one request to the registry.
 const requestTimeout = 30 * time.Second

@@ -119,7 +119,7 @@ func withLog(ctx context.Context, path console.Path, do func(Config, *audit.Log)
 	if err := console.LoadConfig(path.String(), &config); err != nil {
 		return err
 	}
-	db, err := config.Records.open(ctx, records.Migrations)
+	db, err := config.Records.OpenAt(ctx, conns, records.Migrations, oldSchema)
 	if err != nil {
 		return err
 	}

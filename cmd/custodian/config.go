@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"os/user"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
-	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/identity"
@@ -18,21 +17,15 @@ import (
 
 // Config is the custodian's configuration.
 type Config struct {
-	Realm        identity.Realm     `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other. Keys for production are born in a ceremony, not by setup."`
-	Organisation string             `yaml:"organisation" default:"Devicekeys development" help:"The manufacturer's name in certificates, 1 to 64 characters."`
-	Actor        string             `yaml:"actor" example:"alice" help:"Who acts, as the audit log names them. Left out: the name of the user who runs the command."`
-	Records      RecordsConfig      `yaml:"records" help:"Database records, whose audit log gets an entry before each act."`
-	Token        tokenconfig.Config `yaml:"token" help:"The SPP's token. Its PIN file is made by setup where the token doesn't exist yet."`
-	SOPINFile    console.Path       `yaml:"so_pin_file" required:"true" example:"pins/spp-so.pin" help:"File of mode 0400 with the token's security officer PIN; made by setup where the token doesn't exist yet. Only setup reads it."`
-	Public       console.Path       `yaml:"public" required:"true" example:"public" help:"Folder for what setup publishes: rom-key.pem, submission.pem, audit.pem, station-ca.pem, device-ca.pem."`
-	Masters      []MasterConfig     `yaml:"masters" help:"Master keys. Left out: version 1 with KDF 1."`
-	Purposes     []string           `yaml:"purposes" default:"[channel]" help:"Purposes for which device keys are derived; a product line's profile names them."`
-}
-
-// RecordsConfig says how to reach the audit log.
-type RecordsConfig struct {
-	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=records user=custodian sslmode=disable" help:"Keys and values as of libpq, without a password."`
-	PasswordFile console.Path `yaml:"password_file" example:"role-custodian.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
+	Realm        identity.Realm        `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other. Keys for production are born in a ceremony, not by setup."`
+	Organisation string                `yaml:"organisation" default:"Devicekeys development" help:"The manufacturer's name in certificates, 1 to 64 characters."`
+	Actor        string                `yaml:"actor" example:"alice" help:"Who acts, as the audit log names them. Left out: the name of the user who runs the command."`
+	Records      databaseconfig.Config `yaml:"records" help:"Database records, whose audit log gets an entry before each act."`
+	Token        tokenconfig.Config    `yaml:"token" help:"The SPP's token. Its PIN file is made by setup where the token doesn't exist yet."`
+	SOPINFile    console.Path          `yaml:"so_pin_file" required:"true" example:"pins/spp-so.pin" help:"File of mode 0400 with the token's security officer PIN; made by setup where the token doesn't exist yet. Only setup reads it."`
+	Public       console.Path          `yaml:"public" required:"true" example:"public" help:"Folder for what setup publishes: rom-key.pem, submission.pem, audit.pem, station-ca.pem, device-ca.pem."`
+	Masters      []MasterConfig        `yaml:"masters" help:"Master keys. Left out: version 1 with KDF 1."`
+	Purposes     []string              `yaml:"purposes" default:"[channel]" help:"Purposes for which device keys are derived; a product line's profile names them."`
 }
 
 // MasterConfig is one version of the master key.
@@ -75,16 +68,6 @@ func (c Config) actor() (string, error) {
 // openRecords connects to the audit log's database and makes sure that it has its tables: no entry, no act.
 func (c Config) openRecords(ctx context.Context) (*sql.DB, error) {
 	const next = "nothing was done: an entry in the audit log comes before every act. Check records in the configuration, and that the database runs and is migrated"
-	db, err := database.Open(ctx, database.Config{DSN: c.Records.DSN, PasswordFile: c.Records.PasswordFile.String(), MaxConns: 2})
-	if err != nil {
-		return nil, console.Hint(err, next)
-	}
-	version, err := database.Latest(records.Migrations)
-	if err == nil {
-		err = database.RequireSchema(ctx, db, version)
-	}
-	if err != nil {
-		return nil, errors.Join(console.Hint(err, next), db.Close())
-	}
-	return db, nil
+	db, err := c.Records.OpenAt(ctx, 2, records.Migrations, next)
+	return db, console.Hint(err, next)
 }

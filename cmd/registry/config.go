@@ -8,23 +8,23 @@ import (
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
-	"github.com/devicekeys/devicekeys/database"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/registry"
 )
 
 // ServeConfig is the configuration of a server.
 type ServeConfig struct {
-	Listen         string         `yaml:"listen" default:"127.0.0.1:8080" help:"Address that lookups are served on. Without tls it must be of this machine, unless plain_http is set."`
-	PlainHTTP      bool           `yaml:"plain_http" default:"false" help:"Serve without TLS to other machines: where a proxy or CDN before this server speaks TLS."`
-	TLS            TLSConfig      `yaml:"tls" help:"Certificate of the server. Left out: plain HTTP."`
-	MetricsListen  string         `yaml:"metrics_listen" example:"127.0.0.1:9473" help:"Address of /metrics and /healthz for monitoring, without authentication. Left out: none."`
-	Database       DatabaseConfig `yaml:"database" help:"Database registry, or a replica of it, as a role that can only read."`
-	NewestAge      time.Duration  `yaml:"newest_age" default:"5s" help:"How long the newest entry of a record may be kept by caches, and so how long a superseded one may still be seen. Whole seconds."`
-	GenerationAge  time.Duration  `yaml:"generation_age" default:"1h" help:"The same for a named generation: bounds how long an erased record may still be seen. Whole seconds."`
-	CacheMiB       int            `yaml:"cache_mib" default:"64" help:"Memory for answers kept ready, in MiB, 1 to 65536."`
-	Rate           float64        `yaml:"rate" default:"20" help:"Requests per second that one client address may make on average; for IPv6 one /64. A batch counts as one for every ten records."`
-	Burst          int            `yaml:"burst" default:"100" help:"Requests that it may make at once, at least 10."`
-	TrustedProxies []netip.Prefix `yaml:"trusted_proxies" example:"[10.0.0.0/8]" help:"Addresses of the proxies whose X-Forwarded-For is believed. Left out: nobody's, and all who come through one proxy share its limit."`
+	Listen         string                `yaml:"listen" default:"127.0.0.1:8080" help:"Address that lookups are served on. Without tls it must be of this machine, unless plain_http is set."`
+	PlainHTTP      bool                  `yaml:"plain_http" default:"false" help:"Serve without TLS to other machines: where a proxy or CDN before this server speaks TLS."`
+	TLS            TLSConfig             `yaml:"tls" help:"Certificate of the server. Left out: plain HTTP."`
+	MetricsListen  string                `yaml:"metrics_listen" example:"127.0.0.1:9473" help:"Address of /metrics and /healthz for monitoring, without authentication. Left out: none."`
+	Database       databaseconfig.Config `yaml:"database" help:"Database registry, or a replica of it, as a role that can only read."`
+	NewestAge      time.Duration         `yaml:"newest_age" default:"5s" help:"How long the newest entry of a record may be kept by caches, and so how long a superseded one may still be seen. Whole seconds."`
+	GenerationAge  time.Duration         `yaml:"generation_age" default:"1h" help:"The same for a named generation: bounds how long an erased record may still be seen. Whole seconds."`
+	CacheMiB       int                   `yaml:"cache_mib" default:"64" help:"Memory for answers kept ready, in MiB, 1 to 65536."`
+	Rate           float64               `yaml:"rate" default:"20" help:"Requests per second that one client address may make on average; for IPv6 one /64. A batch counts as one for every ten records."`
+	Burst          int                   `yaml:"burst" default:"100" help:"Requests that it may make at once, at least 10."`
+	TrustedProxies []netip.Prefix        `yaml:"trusted_proxies" example:"[10.0.0.0/8]" help:"Addresses of the proxies whose X-Forwarded-For is believed. Left out: nobody's, and all who come through one proxy share its limit."`
 }
 
 // TLSConfig names the server's certificate and key. The registry has no HSM: what it serves is public, and what its
@@ -34,16 +34,8 @@ type TLSConfig struct {
 	Key         console.Path `yaml:"key" example:"registry-key.pem" help:"Its private key, PEM, a file that only its owner may read."`
 }
 
-// DatabaseConfig says how to reach the database.
-type DatabaseConfig struct {
-	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=registry user=registry_reader sslmode=disable" help:"Keys and values as of libpq, without a password."`
-	PasswordFile console.Path `yaml:"password_file" example:"role-registry_reader.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
-	MaxConns     int          `yaml:"max_conns" default:"8" help:"Connections at most; more than twice the cores make lookups slower."`
-}
-
-func (c DatabaseConfig) config() database.Config {
-	return database.Config{DSN: c.DSN, PasswordFile: c.PasswordFile.String(), MaxConns: c.MaxConns}
-}
+// conns suits lookups: more than twice the cores make them slower.
+const conns = 8
 
 // Validate checks the pair.
 func (c TLSConfig) Validate() error {
@@ -76,8 +68,6 @@ func (c ServeConfig) Validate() error {
 		return fmt.Errorf("rate is %g: it must be above 0", c.Rate)
 	case c.Burst < registry.MinBurst:
 		return fmt.Errorf("burst is %d: at least %d are needed for the largest batch", c.Burst, registry.MinBurst)
-	case c.Database.MaxConns < 1:
-		return fmt.Errorf("database.max_conns is %d: at least 1 is needed", c.Database.MaxConns)
 	}
 	return nil
 }

@@ -4,21 +4,15 @@ import (
 	"context"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
-	"github.com/devicekeys/devicekeys/database"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/registry/store"
 )
 
 // MigrateConfig is the configuration of a migration. It is a file of its own: a server has no use for the owner's
 // password.
 type MigrateConfig struct {
-	Database OwnerConfig `yaml:"database" help:"Database registry, as the role that owns it."`
-	Roles    RolesConfig `yaml:"roles" help:"Names of the roles that use the database; they exist already. An empty name grants nothing."`
-}
-
-// OwnerConfig says how to reach the database as its owner.
-type OwnerConfig struct {
-	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=registry user=registry_owner sslmode=disable" help:"Keys and values as of libpq, without a password."`
-	PasswordFile console.Path `yaml:"password_file" example:"role-registry_owner.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
+	Database databaseconfig.Config `yaml:"database" help:"Database registry, as the role that owns it."`
+	Roles    RolesConfig           `yaml:"roles" help:"Names of the roles that use the database; they exist already. An empty name grants nothing."`
 }
 
 // RolesConfig names the roles.
@@ -47,7 +41,7 @@ func (c *migrateCmd) Run(ctx context.Context, io console.IO) (err error) {
 		return err
 	}
 	// Two connections: goose's lock is held on one while the other migrates.
-	db, err := database.Open(ctx, database.Config{DSN: config.Database.DSN, PasswordFile: config.Database.PasswordFile.String(), MaxConns: 2})
+	db, err := config.Database.Open(ctx, 2)
 	if err != nil {
 		return console.Hint(err, "check database in the configuration; the database and its owner are made before")
 	}

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
-	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/registry/store"
 )
@@ -45,7 +44,7 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 			return err
 		}
 	}
-	db, err := database.Open(ctx, config.Database.config())
+	db, err := config.Database.Open(ctx, conns)
 	if err != nil {
 		return console.Hint(err, "check database in the configuration; registry migrate sets it up")
 	}

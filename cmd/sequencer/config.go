@@ -7,25 +7,25 @@ import (
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
-	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
 // Config is the sequencer's configuration.
 type Config struct {
-	Realm               identity.Realm     `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
-	Listen              string             `yaml:"listen" default:"127.0.0.1:7453" help:"Address for secure processing points: Connect and gRPC over mutual TLS 1.3."`
-	MetricsListen       string             `yaml:"metrics_listen" default:"127.0.0.1:9472" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
-	Drain               time.Duration      `yaml:"drain" default:"20s" help:"How long submissions under way may still take after SIGTERM."`
-	Token               tokenconfig.Config `yaml:"token" help:"The sequencer's own token: its TLS key and its checkpoint key."`
-	CheckpointKey       string             `yaml:"checkpoint_key" example:"dev-checkpoint" help:"Label of the Ed25519 checkpoint key in the token. Left out: the realm's prefix and \"checkpoint\"."`
-	TLS                 TLSConfig          `yaml:"tls" help:"Who the sequencer is, and whose submissions it takes."`
-	Database            DatabaseConfig     `yaml:"database" help:"Database registry, as the sequencer's role; set up by registry migrate."`
-	SubmissionKeys      []console.Path     `yaml:"submission_keys" required:"true" example:"[public/submission.pem]" help:"Public submission keys of the SPPs, PEM; several while SPPs are several or a key is replaced."`
-	IdentitySigningKeys []console.Path     `yaml:"identity_signing_keys" required:"true" example:"[public/rom-key.pem]" help:"Public identity-signing keys, PEM, past ones included: one of them signs what scraps or erases a record."`
-	QueueMiB            int                `yaml:"queue_mib" default:"64" help:"Submissions waiting or being written, in MiB, 16 to 4096; who brings more is told to come back."`
+	Realm               identity.Realm        `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
+	Listen              string                `yaml:"listen" default:"127.0.0.1:7453" help:"Address for secure processing points: Connect and gRPC over mutual TLS 1.3."`
+	MetricsListen       string                `yaml:"metrics_listen" default:"127.0.0.1:9472" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
+	Drain               time.Duration         `yaml:"drain" default:"20s" help:"How long submissions under way may still take after SIGTERM."`
+	Token               tokenconfig.Config    `yaml:"token" help:"The sequencer's own token: its TLS key and its checkpoint key."`
+	CheckpointKey       string                `yaml:"checkpoint_key" example:"dev-checkpoint" help:"Label of the Ed25519 checkpoint key in the token. Left out: the realm's prefix and \"checkpoint\"."`
+	TLS                 TLSConfig             `yaml:"tls" help:"Who the sequencer is, and whose submissions it takes."`
+	Database            databaseconfig.Config `yaml:"database" help:"Database registry, as the sequencer's role; set up by registry migrate."`
+	SubmissionKeys      []console.Path        `yaml:"submission_keys" required:"true" example:"[public/submission.pem]" help:"Public submission keys of the SPPs, PEM; several while SPPs are several or a key is replaced."`
+	IdentitySigningKeys []console.Path        `yaml:"identity_signing_keys" required:"true" example:"[public/rom-key.pem]" help:"Public identity-signing keys, PEM, past ones included: one of them signs what scraps or erases a record."`
+	QueueMiB            int                   `yaml:"queue_mib" default:"64" help:"Submissions waiting or being written, in MiB, 16 to 4096; who brings more is told to come back."`
 }
 
 // TLSConfig says who the sequencer is.
@@ -35,18 +35,8 @@ type TLSConfig struct {
 	ClientCA    console.Path `yaml:"client_ca" required:"true" example:"public/station-ca.pem" help:"Certificate of the CA that signs SPPs' certificates."`
 }
 
-// DatabaseConfig says how to reach the database.
-type DatabaseConfig struct {
-	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=registry user=sequencer sslmode=disable" help:"Keys and values as of libpq, without a password. Several hosts with target_session_attrs=read-write where the database fails over."`
-	PasswordFile console.Path `yaml:"password_file" example:"role-sequencer.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
-}
-
-// maxConns is what the loop and a health check use.
-const maxConns = 3
-
-func (c DatabaseConfig) config() database.Config {
-	return database.Config{DSN: c.DSN, PasswordFile: c.PasswordFile.String(), MaxConns: maxConns}
-}
+// conns is what the loop and a health check use.
+const conns = 3
 
 // maxDrain keeps a drain below the 90 seconds after which systemd kills.
 const maxDrain = 80 * time.Second

@@ -15,7 +15,6 @@ import (
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
-	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/registry/sequencer"
 	"github.com/devicekeys/devicekeys/registry/store"
@@ -38,7 +37,7 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := database.Open(ctx, config.Database.config())
+	db, err := config.Database.Open(ctx, conns)
 	if err != nil {
 		return console.Hint(err, "check database in the configuration; registry migrate sets it up")
 	}

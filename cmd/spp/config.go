@@ -5,13 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
-	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
@@ -20,18 +19,18 @@ import (
 
 // Config is the SPP's configuration.
 type Config struct {
-	Realm         identity.Realm     `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
-	Listen        string             `yaml:"listen" default:"127.0.0.1:7443" help:"Address for stations: Connect, gRPC and gRPC-Web over mutual TLS 1.3."`
-	MetricsListen string             `yaml:"metrics_listen" default:"127.0.0.1:9471" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
-	Drain         time.Duration      `yaml:"drain" default:"20s" help:"How long calls under way may still take after SIGTERM."`
-	Token         tokenconfig.Config `yaml:"token" help:"The SPP's token: the maker's keys and the TLS key. One session for each call in flight; 32 suits a busy line."`
-	TLS           TLSConfig          `yaml:"tls" help:"Who the SPP is, and whose stations it serves."`
-	Pool          DatabaseConfig     `yaml:"pool" help:"Database pool, as role spp."`
-	Records       DatabaseConfig     `yaml:"records" help:"Database records, as role spp."`
-	Sequencer     SequencerConfig    `yaml:"sequencer" help:"The registry's sequencer."`
-	Profiles      []console.Path     `yaml:"profiles" required:"true" example:"[phone.yaml]" help:"Profiles of the product lines served, one file each."`
-	ChipMakers    []console.Path     `yaml:"chip_makers" example:"[chip-maker.pem]" help:"Public keys of the chip makers whose delivery lists are imported, PEM."`
-	Owner         *OwnerConfig       `yaml:"owner" help:"The databases as their owners, for spp migrate alone. Leave it out where another hand migrates."`
+	Realm         identity.Realm        `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
+	Listen        string                `yaml:"listen" default:"127.0.0.1:7443" help:"Address for stations: Connect, gRPC and gRPC-Web over mutual TLS 1.3."`
+	MetricsListen string                `yaml:"metrics_listen" default:"127.0.0.1:9471" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
+	Drain         time.Duration         `yaml:"drain" default:"20s" help:"How long calls under way may still take after SIGTERM."`
+	Token         tokenconfig.Config    `yaml:"token" help:"The SPP's token: the maker's keys and the TLS key. One session for each call in flight; 32 suits a busy line."`
+	TLS           TLSConfig             `yaml:"tls" help:"Who the SPP is, and whose stations it serves."`
+	Pool          databaseconfig.Config `yaml:"pool" help:"Database pool, as role spp."`
+	Records       databaseconfig.Config `yaml:"records" help:"Database records, as role spp."`
+	Sequencer     SequencerConfig       `yaml:"sequencer" help:"The registry's sequencer."`
+	Profiles      []console.Path        `yaml:"profiles" required:"true" example:"[phone.yaml]" help:"Profiles of the product lines served, one file each."`
+	ChipMakers    []console.Path        `yaml:"chip_makers" example:"[chip-maker.pem]" help:"Public keys of the chip makers whose delivery lists are imported, PEM."`
+	Owner         *OwnerConfig          `yaml:"owner" help:"The databases as their owners, for spp migrate alone. Leave it out where another hand migrates."`
 }
 
 // TLSConfig says who the SPP is.
@@ -39,13 +38,6 @@ type TLSConfig struct {
 	Key         string       `yaml:"key" example:"dev-tls-spp" help:"Label of the TLS key in the token. Left out: the realm's prefix and \"tls-spp\"."`
 	Certificate console.Path `yaml:"certificate" required:"true" example:"spp.pem" help:"The SPP's certificate, PEM, signed by the station CA; its URI gives the SPP's name."`
 	ClientCA    console.Path `yaml:"client_ca" required:"true" example:"public/station-ca.pem" help:"Certificate of the CA that signs stations' certificates."`
-}
-
-// DatabaseConfig says how to reach a database.
-type DatabaseConfig struct {
-	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=NAME user=spp sslmode=disable" help:"Keys and values as of libpq, without a password."`
-	PasswordFile console.Path `yaml:"password_file" example:"role-spp.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
-	MaxConns     int          `yaml:"max_conns" default:"16" help:"Connections open at once, 1 to 200."`
 }
 
 // SequencerConfig says how to reach the registry's sequencer.
@@ -56,16 +48,8 @@ type SequencerConfig struct {
 
 // OwnerConfig says how to reach the databases as their owners.
 type OwnerConfig struct {
-	Pool    DatabaseConfig `yaml:"pool" help:"Database pool, as its owner."`
-	Records DatabaseConfig `yaml:"records" help:"Database records, as its owner."`
-}
-
-// Validate checks one database.
-func (c DatabaseConfig) Validate() error {
-	if c.MaxConns < 1 || c.MaxConns > 200 {
-		return fmt.Errorf("max_conns is %d: 1 to 200 are allowed", c.MaxConns)
-	}
-	return nil
+	Pool    databaseconfig.Config `yaml:"pool" help:"Database pool, as its owner."`
+	Records databaseconfig.Config `yaml:"records" help:"Database records, as its owner."`
 }
 
 // Validate checks the address.
@@ -113,21 +97,11 @@ func (c Config) profiles() ([]profile.Profile, error) {
 	return all, nil
 }
 
-// open connects to a database and refuses one whose schema is older than this program.
-func (c DatabaseConfig) open(ctx context.Context, migrations fs.FS) (*sql.DB, error) {
-	db, err := database.Open(ctx, database.Config{DSN: c.DSN, PasswordFile: c.PasswordFile.String(), MaxConns: c.MaxConns})
-	if err != nil {
-		return nil, err
-	}
-	version, err := database.Latest(migrations)
-	if err == nil {
-		err = database.RequireSchema(ctx, db, version)
-	}
-	if err != nil {
-		return nil, errors.Join(console.Hint(err, "run spp migrate, as the databases' owner"), db.Close())
-	}
-	return db, nil
-}
+// What suits a busy line, and what to do about an old schema.
+const (
+	conns     = 16
+	oldSchema = "run spp migrate, as the databases' owner"
+)
 
 // stores are the two databases.
 type stores struct {
@@ -137,10 +111,10 @@ type stores struct {
 }
 
 func (c Config) openStores(ctx context.Context) (s stores, err error) {
-	if s.poolDB, err = c.Pool.open(ctx, pool.Migrations); err != nil {
+	if s.poolDB, err = c.Pool.OpenAt(ctx, conns, pool.Migrations, oldSchema); err != nil {
 		return stores{}, fmt.Errorf("database pool: %w", err)
 	}
-	if s.recordsDB, err = c.Records.open(ctx, records.Migrations); err != nil {
+	if s.recordsDB, err = c.Records.OpenAt(ctx, conns, records.Migrations, oldSchema); err != nil {
 		return stores{}, errors.Join(fmt.Errorf("database records: %w", err), s.poolDB.Close())
 	}
 	s.pool, s.records = pool.New(s.poolDB), records.New(s.recordsDB)

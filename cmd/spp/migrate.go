@@ -8,6 +8,7 @@ import (
 	"io/fs"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -29,7 +30,7 @@ func (c *migrateCmd) Run(ctx context.Context, out console.IO) error {
 	t := console.NewTable(console.Columns("database", "version")...)
 	for _, m := range []struct {
 		name    string
-		config  DatabaseConfig
+		config  databaseconfig.Config
 		migrate migration
 	}{
 		{"pool", config.Owner.Pool, migration{pool.Migrate, pool.Migrations}},
@@ -51,8 +52,8 @@ type migration struct {
 }
 
 // run connects as the owner and migrates. It gives the version that the program knows; a database may be newer.
-func (m migration) run(ctx context.Context, c DatabaseConfig) (version int64, err error) {
-	db, err := database.Open(ctx, database.Config{DSN: c.DSN, PasswordFile: c.PasswordFile.String(), MaxConns: 2})
+func (m migration) run(ctx context.Context, c databaseconfig.Config) (version int64, err error) {
+	db, err := c.Open(ctx, 2) // goose's lock is held on one while the other migrates
 	if err != nil {
 		return 0, err
 	}

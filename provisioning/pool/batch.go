@@ -205,7 +205,7 @@ func (s *Store) Stock(ctx context.Context) ([]Stock, error) {
 
 // each runs a prepared query and calls row with every row's scan.
 func (s *Store) each(ctx context.Context, row func(scan func(...any) error) error, query string, args ...any) error {
-	st, err := s.statement(ctx, query)
+	st, err := s.prepared.Prepare(ctx, query)
 	if err != nil {
 		return err
 	}

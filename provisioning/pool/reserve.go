@@ -115,7 +115,7 @@ func (s *Store) reserve(ctx context.Context, query, line string, from, to any, r
 		kind  uint8
 		value string
 	)
-	if err := s.row(ctx, query, []any{line, from, to, record[:], int64(g)}, &kind, &value, &r.Batch, &r.New); err != nil {
+	if err := s.prepared.Row(ctx, query, []any{line, from, to, record[:], int64(g)}, &kind, &value, &r.Batch, &r.New); err != nil {
 		return Reservation{}, err
 	}
 	var err error
@@ -131,7 +131,7 @@ select exists (select from waiting where line = $1 and reserved is null),
 		where w.line = $1 and w.reserved is null),
 	exists (select from waiting where record_id = $4 and generation = $5 and reserved is not null)`
 	var free, inside, had bool
-	if err := s.row(ctx, query, []any{line, from, to, record[:], int64(g)}, &free, &inside, &had); err != nil {
+	if err := s.prepared.Row(ctx, query, []any{line, from, to, record[:], int64(g)}, &free, &inside, &had); err != nil {
 		return err
 	}
 	switch {
@@ -158,7 +158,7 @@ with gone as (
 )
 select (select count(*) from gone), (select count(*) from waiting where type = $1 and value = $2 and reserved is null)`
 	var gone, free int
-	err := s.row(ctx, query, []any{int64(id.Type()), id.Value()}, &gone, &free)
+	err := s.prepared.Row(ctx, query, []any{int64(id.Type()), id.Value()}, &gone, &free)
 	if err == nil && free > 0 {
 		err = ErrNotReserved
 	}
@@ -188,7 +188,7 @@ with gone as (
 )
 select count(*) from gone`
 	var gone int
-	if err := s.row(ctx, query, []any{int64(id.Type()), id.Value(), reason}, &gone); err != nil {
+	if err := s.prepared.Row(ctx, query, []any{int64(id.Type()), id.Value(), reason}, &gone); err != nil {
 		return fmt.Errorf("burn identity %q: %w", id, err)
 	}
 	return nil

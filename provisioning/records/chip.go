@@ -96,7 +96,7 @@ select c.record_id, c.maker, c.lot from listed l join chip c using (record_id) w
 func (s *Store) Chip(ctx context.Context, record identity.RecordID) (Chip, error) {
 	c := Chip{Record: record}
 	var point []byte
-	err := s.row(ctx, `select attestation, maker, lot from chip where record_id = $1`, []any{record[:]}, &point, &c.Maker, &c.Lot)
+	err := s.prepared.Row(ctx, `select attestation, maker, lot from chip where record_id = $1`, []any{record[:]}, &point, &c.Maker, &c.Lot)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
 	}

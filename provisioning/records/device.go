@@ -201,7 +201,7 @@ func (s *Store) Get(ctx context.Context, record identity.RecordID, g identity.Ge
 }
 
 func (s *Store) device(ctx context.Context, query string, args ...any) (Device, error) {
-	d, err := scanDevice(func(into ...any) error { return s.row(ctx, query, args, into...) })
+	d, err := scanDevice(func(into ...any) error { return s.prepared.Row(ctx, query, args, into...) })
 	if errors.Is(err, sql.ErrNoRows) {
 		return Device{}, ErrNotFound
 	}
@@ -253,7 +253,7 @@ type pageRow struct {
 }
 
 func (s *Store) page(ctx context.Context, query string, args ...any) (page []pageRow, last *Device, err error) {
-	st, err := s.statement(ctx, query)
+	st, err := s.prepared.Prepare(ctx, query)
 	if err != nil {
 		return nil, nil, err
 	}

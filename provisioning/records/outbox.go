@@ -32,7 +32,7 @@ func (s *Store) Outbox(ctx context.Context, limit int) ([]Device, error) {
 func (s *Store) Waiting(ctx context.Context) (waiting, setAside int64, oldest time.Time, err error) {
 	const query = `select count(*) filter (where set_aside is null), count(*) filter (where set_aside is not null),
 		coalesce(min(changed) filter (where set_aside is null), 'epoch') from device where state = 'restored'`
-	if err := s.row(ctx, query, nil, &waiting, &setAside, &oldest); err != nil {
+	if err := s.prepared.Row(ctx, query, nil, &waiting, &setAside, &oldest); err != nil {
 		return 0, 0, time.Time{}, fmt.Errorf("count the outbox: %w", err)
 	}
 	if waiting == 0 {

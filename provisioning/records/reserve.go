@@ -74,7 +74,7 @@ select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $11, $12, $13, $14, 
 // refusal says why no row was made, or nil where the same call made it before.
 func (s *Store) refusal(ctx context.Context, d Device, constraint string, fail func(error) error) error {
 	var next int64
-	if err := s.row(ctx, `select coalesce(max(generation), 0) + 1 from device where record_id = $1`, []any{d.Record[:]}, &next); err != nil {
+	if err := s.prepared.Row(ctx, `select coalesce(max(generation), 0) + 1 from device where record_id = $1`, []any{d.Record[:]}, &next); err != nil {
 		return fail(err)
 	}
 	// After next is known: a row that another call makes meanwhile is found here.
@@ -117,7 +117,7 @@ func (s *Store) License(ctx context.Context, e audit.Event) error {
 	}
 	var seq int64
 	if e.Kind != audit.DeviceKey {
-		if err := s.row(ctx, `select audit_append($1)`, []any{body}, &seq); err != nil {
+		if err := s.prepared.Row(ctx, `select audit_append($1)`, []any{body}, &seq); err != nil {
 			return fail(err)
 		}
 		return nil
@@ -125,7 +125,7 @@ func (s *Store) License(ctx context.Context, e audit.Event) error {
 	const query = `
 with counted as (update device set uses = uses + 1 where record_id = $1 and generation = $2 returning uses)
 select audit_append($3) from counted`
-	err = s.row(ctx, query, []any{e.Record[:], int64(e.Generation), body}, &seq)
+	err = s.prepared.Row(ctx, query, []any{e.Record[:], int64(e.Generation), body}, &seq)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = fmt.Errorf("record %s, generation %d: %w", e.Record.Short(), e.Generation, ErrNotFound)
 	}

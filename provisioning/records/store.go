@@ -42,7 +42,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
 
 	"github.com/devicekeys/devicekeys/database"
 )
@@ -94,40 +93,15 @@ func Migrate(ctx context.Context, db *sql.DB) error {
 // safe for concurrent use.
 type Store struct {
 	db       *sql.DB
-	prepared sync.Map // query → *sql.Stmt
+	prepared *database.Statements
 }
 
 // New gives the store in the database records.
-func New(db *sql.DB) *Store { return &Store{db: db} }
-
-// statement prepares a query once; database/sql prepares it again on every
-// connection. All of them end with the pool of connections.
-func (s *Store) statement(ctx context.Context, query string) (*sql.Stmt, error) {
-	if st, ok := s.prepared.Load(query); ok {
-		return st.(*sql.Stmt), nil
-	}
-	st, err := s.db.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	if first, raced := s.prepared.LoadOrStore(query, st); raced {
-		return first.(*sql.Stmt), st.Close()
-	}
-	return st, nil
-}
-
-// row runs a prepared query for at most one row.
-func (s *Store) row(ctx context.Context, query string, args []any, into ...any) error {
-	st, err := s.statement(ctx, query)
-	if err != nil {
-		return err
-	}
-	return st.QueryRowContext(ctx, args...).Scan(into...)
-}
+func New(db *sql.DB) *Store { return &Store{db: db, prepared: database.NewStatements(db)} }
 
 // change runs a prepared statement and reports how many rows it changed.
 func (s *Store) change(ctx context.Context, query string, args ...any) (int64, error) {
-	st, err := s.statement(ctx, query)
+	st, err := s.prepared.Prepare(ctx, query)
 	if err != nil {
 		return 0, err
 	}

@@ -65,7 +65,7 @@ func (s *Store) Unlocked(ctx context.Context, record identity.RecordID) (Unlock,
 const unlockQuery = `select record_id, generation, statement, reason, operator, at from unlock`
 
 func (s *Store) unlock(ctx context.Context, and string, args ...any) (Unlock, error) {
-	st, err := s.statement(ctx, unlockQuery+` where record_id = $1`+and+` order by generation desc limit 1`)
+	st, err := s.prepared.Prepare(ctx, unlockQuery+` where record_id = $1`+and+` order by generation desc limit 1`)
 	if err != nil {
 		return Unlock{}, err
 	}

@@ -86,7 +86,7 @@ func (s *Store) EachUse(ctx context.Context, fn func(Use) error) error {
 }
 
 func (s *Store) usePage(ctx context.Context, each func(Use), query string, args ...any) (int, error) {
-	st, err := s.statement(ctx, query)
+	st, err := s.prepared.Prepare(ctx, query)
 	if err != nil {
 		return 0, err
 	}
@@ -145,7 +145,7 @@ where d.identity_type = b.type and d.identity_value = b.value and d.state in ('r
 		return fail(err)
 	}
 	var state UseState
-	err := s.row(ctx, `select state from identity_use where type = $1 and value = $2`, []any{int64(id.Type()), id.Value()}, &state)
+	err := s.prepared.Row(ctx, `select state from identity_use where type = $1 and value = $2`, []any{int64(id.Type()), id.Value()}, &state)
 	if err != nil {
 		return fail(err)
 	}
