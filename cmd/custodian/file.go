@@ -33,7 +33,7 @@ func exclusive(path string) (unlock func(), err error) {
 }
 
 // createFile makes a file with all of its content or not at all, and fails with fs.ErrExist where one is. A crash
-// leaves at most a file named ".name.…", which nobody reads and anybody may delete.
+// leaves at most a file named ".name.…", which nobody reads; the next setup removes it (removeStray).
 func createFile(path string, content []byte) (err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -55,6 +55,20 @@ func createFile(path string, content []byte) (err error) {
 		return fmt.Errorf("write %q: %w", path, err)
 	}
 	return syncFolder(filepath.Dir(path))
+}
+
+// removeStray removes what a createFile that was killed left in a folder. Only the one who may write there calls it.
+func removeStray(folder string) error {
+	stray, err := filepath.Glob(filepath.Join(folder, ".*.pem.*"))
+	if err != nil {
+		return err
+	}
+	for _, f := range stray {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove what a killed setup left: %w", err)
+		}
+	}
+	return nil
 }
 
 func syncFolder(path string) error {

@@ -62,6 +62,9 @@ func (c *setupCmd) Run(ctx context.Context, io console.IO) (err error) {
 		return err
 	}
 	defer unlock()
+	if err := removeStray(config.Public.String()); err != nil {
+		return err
+	}
 	db, err := config.openRecords(ctx)
 	if err != nil {
 		return err
