@@ -92,7 +92,6 @@ func (a *Assembly) Run(ctx context.Context) {
 	work.Go(func() { a.publisher.run(ctx) })
 	work.Go(func() { a.heads.run(ctx) })
 	work.Go(func() { a.houseKeeping(ctx) })
-	work.Go(func() { a.countBegun(ctx) })
 	work.Wait()
 }
 

@@ -114,12 +114,13 @@ func (b *beginning) answer(ctx context.Context, d records.Device) (Begun, error)
 
 // first gives a chip a new identity.
 func (b *beginning) first(ctx context.Context, g identity.Generation) (Begun, error) {
-	back, err := b.quotas.take(b.station, b.now())
+	done, err := b.quotas.take(ctx, b.records, b.station, b.now())
 	if err != nil {
 		return Begun{}, err
 	}
-	if err := b.reserve(ctx, g); err != nil {
-		back()
+	err = b.reserve(ctx, g)
+	done(err == nil)
+	if err != nil {
 		return Begun{}, err
 	}
 	return b.assemble(ctx)
@@ -143,15 +144,16 @@ func (b *beginning) next(ctx context.Context) (Begun, error) {
 	case b.hello.Suite != d.Suite:
 		return Begun{}, refuse(CodeConflict, "look for what stands between station and chip", "record %s was begun %s, now it comes %s", d.Record.Short(), d.Suite, b.hello.Suite)
 	}
-	back, err := b.quotas.take(b.station, b.now())
+	done, err := b.quotas.take(ctx, b.records, b.station, b.now())
 	if err != nil {
 		return Begun{}, err
 	}
-	if err := b.license(ctx, d.Generation+1, d.Identity, d.Batch); err != nil {
-		back()
-		if errors.Is(err, records.ErrChipActive) {
-			return Begun{}, refuse(CodeActive, "finish the generation that is on the line first", "record %s has a generation on the line", d.Record.Short()).because(err)
-		}
+	err = b.license(ctx, d.Generation+1, d.Identity, d.Batch)
+	done(err == nil)
+	if errors.Is(err, records.ErrChipActive) {
+		return Begun{}, refuse(CodeActive, "finish the generation that is on the line first", "record %s has a generation on the line", d.Record.Short()).because(err)
+	}
+	if err != nil {
 		return Begun{}, err
 	}
 	return b.assemble(ctx)

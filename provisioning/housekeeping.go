@@ -52,13 +52,6 @@ func (a *Assembly) houseKeeping(ctx context.Context) {
 	}
 }
 
-// countBegun reads what stations began before the start.
-func (a *Assembly) countBegun(ctx context.Context) {
-	if err := a.quotas.load(ctx, a.records, a.now()); err != nil && ctx.Err() == nil {
-		a.log.ErrorContext(ctx, "counting what stations began failed: quotas count what was read, and from now on", "error", err)
-	}
-}
-
 // gauges reads what Prometheus is told.
 func (a *Assembly) gauges(ctx context.Context) error {
 	stock, err := a.pool.Stock(ctx)

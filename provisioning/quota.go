@@ -4,81 +4,75 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
-// quotas counts the devices that each station began, in memory: the records
-// are read once, when the SPP starts, and every Begin adds to that. Two SPPs on
-// the same databases each learn of the other's devices when they start, so a
-// station that uses both may exceed its quota in between.
+// recountEvery is how long a count of what a station began is believed before
+// the records are asked again: they know what other SPPs on the same databases
+// let it begin, so a station that uses several can exceed its quota by what it
+// begins in this time.
+const recountEvery = 30 * time.Second
+
+// quotas counts the devices that were begun under each station's certificate:
+// read from the records, where they are, and counted on in memory.
 type quotas struct {
-	mu     sync.Mutex // guards both
-	begun  map[string]map[hour]int64
-	loaded bool
+	mu     sync.Mutex // guards counts
+	counts map[quotaKey]*quotaCount
 }
 
-// hour is a time in hours since 1970: fine enough to tell what was begun under
-// one certificate and what under the one before, small enough to keep for
-// years.
-type hour int64
+// quotaKey is one certificate: a renewed one begins to count anew.
+type quotaKey struct {
+	station   string
+	notBefore time.Time
+}
 
-func hourOf(t time.Time) hour { return hour(t.Unix() / int64(time.Hour/time.Second)) }
+type quotaCount struct {
+	mu      sync.Mutex // guards what follows; held while the records are read
+	begun   int64      // as of counted, and what was begun here since
+	pending int64      // taken and not yet in the records
+	counted time.Time
+}
 
-// take counts a device that the station is about to begin, if its quota has
-// room. back takes that back, where nothing was begun after all.
-func (q *quotas) take(s Station, now time.Time) (back func(), err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	var n int64
-	since := hourOf(s.NotBefore)
-	for h, k := range q.begun[s.Station] {
-		if h >= since {
-			n += k
+// maxQuotas bounds the certificates that are remembered: what is forgotten is
+// counted again from the records.
+const maxQuotas = 4096
+
+// take makes room for a device that the station is about to begin. The caller
+// says with done whether it began.
+func (q *quotas) take(ctx context.Context, store Records, s Station, now time.Time) (done func(begun bool), err error) {
+	c := q.of(quotaKey{s.Station, s.NotBefore})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counted.IsZero() || now.Sub(c.counted) > recountEvery || now.Before(c.counted) {
+		n, err := store.Begun(ctx, s.Station, s.NotBefore)
+		if err != nil {
+			return nil, err
 		}
+		c.begun, c.counted = n, now
 	}
-	if n >= s.Quota {
-		return nil, refuse(CodeQuota, "have a custodian renew the station's certificate", "station %q began %d devices, its certificate allows %d", s.Station, n, s.Quota)
+	if c.begun+c.pending >= s.Quota {
+		return nil, refuse(CodeQuota, "have a custodian renew the station's certificate", "station %q began %d devices, its certificate allows %d", s.Station, c.begun+c.pending, s.Quota)
 	}
-	h := hourOf(now)
-	q.add(s.Station, h, 1)
-	return func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.add(s.Station, h, -1)
+	c.pending++
+	return func(begun bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.pending--
+		if begun {
+			c.begun++
+		}
 	}, nil
 }
 
-// add changes a count; q.mu is held.
-func (q *quotas) add(station string, h hour, n int64) {
-	if q.begun == nil {
-		q.begun = map[string]map[hour]int64{}
-	}
-	if q.begun[station] == nil {
-		q.begun[station] = map[hour]int64{}
-	}
-	q.begun[station][h] += n
-}
-
-// load counts what the records have from before the SPP started. Until it is
-// done quotas count from the start on only: a line does not stand still while a
-// million rows are read.
-func (q *quotas) load(ctx context.Context, store Records, started time.Time) error {
-	before := &quotas{}
-	err := store.Each(ctx, func(d records.Device) error {
-		if d.Created.Before(started) {
-			before.add(d.Station, hourOf(d.Created), 1)
-		}
-		return nil
-	})
-	// What was read before an error counts: too little is better than nothing.
+func (q *quotas) of(k quotaKey) *quotaCount {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for station, hours := range before.begun {
-		for h, n := range hours {
-			q.add(station, h, n)
+	c := q.counts[k]
+	if c == nil {
+		if q.counts == nil || len(q.counts) >= maxQuotas {
+			q.counts = map[quotaKey]*quotaCount{}
 		}
+		c = &quotaCount{}
+		q.counts[k] = c
 	}
-	q.loaded = true
-	return err
+	return c
 }

@@ -207,19 +207,10 @@ func TestStationRefused(t *testing.T) {
 	for _, step := range f.steps()[2:] {
 		must(t, step(t.Context()))
 	}
-	// After a restart the records still count, once they are read.
+	// After a restart the records still count, for every SPP on them.
 	l.spp.stop()
 	l.spp = l.start(t)
 	one = l.station(t, func(g *grant.Grant) { g.Station, g.Quota = "small", 1 })
-	var last error
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if _, last = begin(t, one, l.device(t, false).hello(t, keypackage.SuiteAttested)); last == nil {
-			t.Fatal("a stranger's chip was begun")
-		}
-		if l.spp.Counted() {
-			break
-		}
-	}
 	_, err = begin(t, one, l.device(t, true).hello(t, keypackage.SuiteAttested))
 	refused(t, err, connect.CodeResourceExhausted, provisioning.CodeQuota)
 }

@@ -69,8 +69,8 @@ type Records interface {
 	// Waiting counts entries in the outbox and set aside, and tells since when
 	// the oldest waits.
 	Waiting(ctx context.Context) (waiting, setAside int64, oldest time.Time, err error)
-	// Each calls fn with every generation of every record.
-	Each(ctx context.Context, fn func(records.Device) error) error
+	// Begun counts the generations that a station began since a time.
+	Begun(ctx context.Context, station string, since time.Time) (int64, error)
 }
 
 // Sequencer is the way into the registry. What it acknowledges is durable

@@ -273,6 +273,17 @@ func (s *Store) page(ctx context.Context, query string, args ...any) (page []pag
 	return page, last, rows.Err()
 }
 
+// Begun counts the generations that a station began since a time: what its
+// quota is held against. Burned ones count: they were begun.
+func (s *Store) Begun(ctx context.Context, station string, since time.Time) (int64, error) {
+	var n int64
+	err := s.prepared.Row(ctx, `select count(*) from device where station = $1 and created >= $2`, []any{station, since}, &n)
+	if err != nil {
+		return 0, fmt.Errorf("count what station %q began: %w", station, err)
+	}
+	return n, nil
+}
+
 // Counts gives how many rows are in each state.
 func (s *Store) Counts(ctx context.Context) (map[State]int64, error) {
 	rows, err := s.db.QueryContext(ctx, `select state, count(*) from device group by state`)

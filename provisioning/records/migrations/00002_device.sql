@@ -84,6 +84,8 @@ create unique index device_identity_field on device (identity_type, identity_val
     where state in ('published', 'shipped');
 create unique index device_sequence on device (sequence) where sequence is not null;
 create index device_identity on device (identity_type, identity_value);
+-- What a station began under its certificate.
+create index device_station on device (station, created);
 create index device_outbox on device (changed) where state = 'restored' and set_aside is null;
 
 -- The chip makers' delivery lists.
