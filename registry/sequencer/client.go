@@ -61,7 +61,7 @@ func (c *Client) Submit(ctx context.Context, submission []byte) ([]Ack, error) {
 	}
 	resp, err := c.rpc.Submit(ctx, connect.NewRequest(&registryrpc.SubmitRequest{Submission: submission}))
 	if err != nil {
-		return nil, fmt.Errorf("submit %d entries: %w", len(sub.Entries), err)
+		return nil, fmt.Errorf("submit %d entries: %w", len(sub.Entries), cut(ctx, err))
 	}
 	if len(resp.Msg.GetAcks()) != len(sub.Entries) {
 		return nil, fmt.Errorf("submit %d entries: the sequencer answered for %d: is it of another version?", len(sub.Entries), len(resp.Msg.GetAcks()))
@@ -73,6 +73,19 @@ func (c *Client) Submit(ctx context.Context, submission []byte) ([]Ack, error) {
 		}
 	}
 	return acks, nil
+}
+
+// cut gives an error its right code where the connection broke: connect takes a
+// broken pipe for a call that was cancelled, though neither the caller did that
+// nor the sequencer said it.
+func cut(ctx context.Context, err error) error {
+	switch connect.CodeOf(err) {
+	case connect.CodeCanceled, connect.CodeInternal:
+		if ctx.Err() == nil && !connect.IsWireError(err) {
+			return connect.NewError(connect.CodeUnavailable, err)
+		}
+	}
+	return err
 }
 
 func readAck(raw []byte, a *registryrpc.Ack) (Ack, error) {
