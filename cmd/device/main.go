@@ -1,4 +1,4 @@
-// Program device is a bench of personal devices in a folder, each with a chip
+// Command device is a bench of personal devices in a folder, each with a chip
 // in a PKCS#11 token of its own and a flash image, and what its owner needs:
 // boot it, and restore it from the public registry with nothing but the device.
 package main
