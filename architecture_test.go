@@ -198,7 +198,7 @@ func TestArchitecturePureGo(t *testing.T) {
 		}
 	}
 	if len(paths) == 0 {
-		t.Skip("none of these packages is here yet")
+		t.Fatal("none of these packages was found: this test checks nothing")
 	}
 	for _, p := range list(t, []string{"CGO_ENABLED=0"}, append([]string{"-deps"}, paths...)...) {
 		if matches(p.ImportPath, []string{"hsm/...", "softhsm/...", "github.com/miekg/pkcs11/...", "github.com/ThalesGroup/crypto11/..."}) {

@@ -88,10 +88,20 @@ func Latest(migrations fs.FS) (int64, error) {
 	return sources[len(sources)-1].Version, nil
 }
 
+// Folder gives the folder of embedded migrations as Migrate wants it, at the root. The name is a constant of the
+// store that embeds it: a wrong one is a mistake in the program.
+func Folder(files fs.FS, name string) fs.FS {
+	f, err := fs.Sub(files, name)
+	if err != nil {
+		panic(fmt.Sprintf("database: %q is no name of a folder: %v", name, err))
+	}
+	return f
+}
+
 func provider(db *sql.DB, migrations fs.FS, opts ...goose.ProviderOption) (*goose.Provider, error) {
 	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations, append(opts, goose.WithDisableGlobalRegistry(true))...)
 	if errors.Is(err, goose.ErrNoMigrations) {
-		return nil, errors.New("read migrations: none found: the root of the file system must hold them (fs.Sub)")
+		return nil, errors.New("read migrations: none found: the root of the file system must hold them (database.Folder)")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read migrations: %w", err)

@@ -78,7 +78,7 @@ func TestMigrateBreaks(t *testing.T) {
 	if version, err := database.Migrate(ctx, owner, files(3)); err != nil || version != 3 {
 		t.Errorf("after mending: version %d, %v", version, err)
 	}
-	if _, err := database.Migrate(ctx, owner, fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "fs.Sub") {
+	if _, err := database.Migrate(ctx, owner, fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "database.Folder") {
 		t.Errorf("no files: %v", err)
 	}
 }

@@ -37,7 +37,9 @@ type quotaCount struct {
 const maxQuotas = 4096
 
 // take makes room for a device that the station is about to begin. The caller
-// says with done whether it began.
+// says with done whether it began. A device that is committed but not done while
+// the records are read counts twice until the next time: a station near its
+// quota may be refused early, never late.
 func (q *quotas) take(ctx context.Context, store Records, s Station, now time.Time) (done func(begun bool), err error) {
 	c := q.of(quotaKey{s.Station, s.NotBefore})
 	c.mu.Lock()

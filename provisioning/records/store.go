@@ -41,7 +41,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/devicekeys/devicekeys/database"
 )
@@ -69,15 +68,7 @@ var migrations embed.FS
 
 // Migrations holds the schema of the database records, the audit log's tables
 // included, for database.Latest and database.RequireSchema.
-var Migrations = sub(migrations)
-
-func sub(files embed.FS) fs.FS {
-	f, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // a constant path
-	}
-	return f
-}
+var Migrations = database.Folder(migrations, "migrations")
 
 // Migrate brings the schema to its newest version and grants each role what it
 // needs. db is connected as the database's owner; the roles spp, auditor and

@@ -18,11 +18,7 @@ var files embed.FS
 
 // Migrations gives goose's files of the registry's schema.
 func Migrations() fs.FS {
-	sub, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // a constant path
-	}
-	return sub
+	return database.Folder(files, "migrations")
 }
 
 // Roles are the names of the roles that may use the registry's database. The

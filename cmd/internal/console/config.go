@@ -183,7 +183,7 @@ func plain(n *yaml.Node, v reflect.Value) bool {
 	k := v.Kind()
 	switch {
 	case v.Type() == durationType:
-		return n.Tag == "!!str" || n.Value == "0"
+		return n.Tag == "!!str"
 	case reflect.PointerTo(v.Type()).Implements(textUnmarshaler):
 		return true
 	case k == reflect.Bool:

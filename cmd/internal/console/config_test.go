@@ -138,6 +138,7 @@ func TestConfigRefused(t *testing.T) {
 		"word for number":    {ok + "database: {pool: many}\n", `:2: key "database.pool": want a whole number, have "many"`},
 		"fraction for whole": {ok + "database: {pool: 1.5}\n", `:2: key "database.pool": want a whole number, have "1.5"`},
 		"bare duration":      {ok + "database: {wait: 5}\n", `:2: key "database.wait": want a duration such as "1m30s", have "5"`},
+		"bare zero":          {ok + "database: {wait: 0}\n", `:2: key "database.wait": want a duration such as "1m30s", have "0"`},
 		"bad duration":       {ok + "database: {wait: soon}\n", `:2: key "database.wait": want a duration such as "1m30s", have "soon"`},
 		"octal":              {ok + "database: {pool: 010}\n", `:2: key "database.pool": want a whole number, have "010"`},
 		"above an int":       {ok + "database: {pool: 9223372036854775808}\n", `:2: key "database.pool": want a whole number, have "9223372036854775808"`},
