@@ -321,13 +321,47 @@ func TestEvent(t *testing.T) {
 		"no device":         func(e *audit.Event) { e.Record, e.Generation = identity.RecordID{}, 0 },
 		"control character": func(e *audit.Event) { e.Note = "a\x1b[2J" },
 		"not UTF-8":         func(e *audit.Event) { e.Note = "\xff" },
-		"long note":         func(e *audit.Event) { e.Note = strings.Repeat("x", 1025) },
+		"long note":         func(e *audit.Event) { e.Note = strings.Repeat("x", 1409) },
+		"order with a key":  func(e *audit.Event) { e.Kind = audit.Order },
 	} {
 		e := good
 		spoil(&e)
 		if _, err := e.Encode(); err == nil {
 			t.Errorf("%s: encoded", name)
 		}
+	}
+}
+
+// TestOrder: an operator's act uses no key, and may be about a device, a chip
+// without one, or neither.
+func TestOrder(t *testing.T) {
+	t.Parallel()
+	order := audit.Event{
+		Kind: audit.Order, Record: sha256.Sum256(nil), Generation: 2,
+		Actor: "operator " + strings.Repeat("n", 128), Note: "put-back " + strings.Repeat("s", 256) + ": " + strings.Repeat("r", 1024),
+	}
+	chip, neither, wrong := order, order, order
+	chip.Generation = 0
+	neither.Record, neither.Generation = identity.RecordID{}, 0
+	wrong.Record = identity.RecordID{}
+	for name, c := range map[string]struct {
+		e  audit.Event
+		ok bool
+	}{"device": {order, true}, "chip": {chip, true}, "neither": {neither, true}, "generation of nothing": {wrong, false}} {
+		b, err := c.e.Encode()
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil {
+			continue
+		}
+		if back, err := audit.ParseEvent(b); err != nil || back != c.e {
+			t.Errorf("%s: ParseEvent = %+v, %v", name, back, err)
+		}
+	}
+	check := audit.Event{Kind: audit.Check, Record: order.Record, Key: "dev-master-1", Actor: "ann"}
+	if _, err := check.Encode(); err == nil {
+		t.Error("another kind may name a record without its generation")
 	}
 }
 
@@ -340,6 +374,11 @@ func FuzzParseEvent(f *testing.F) {
 		f.Add(b)
 		f.Add(b[:len(b)-1])
 	}
+	order, err := audit.Event{Kind: audit.Order, Actor: "operator ann", Note: "revoke line-1: stolen"}.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(order)
 	f.Add([]byte{0x87, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := audit.ParseEvent(b)

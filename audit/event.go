@@ -30,17 +30,20 @@ const (
 	Ceremony Kind = "ceremony"
 	// Check licenses an auditor's use of a key.
 	Check Kind = "check"
+	// Order is an operator's act that uses no key: a device quarantined, a station
+	// revoked. It licenses the act itself.
+	Order Kind = "order"
 )
 
-var kinds = map[Kind]bool{Assemble: true, DeviceKey: true, Unlock: true, Registry: true, Certify: true, Ceremony: true, Check: true}
+var kinds = map[Kind]bool{Assemble: true, DeviceKey: true, Unlock: true, Registry: true, Certify: true, Ceremony: true, Check: true, Order: true}
 
 // Event is what an entry says. It is read by people for years: no secret, no
 // chip ID.
 type Event struct {
 	Kind       Kind
-	Key        string              // label of the key to be used
+	Key        string              // label of the key to be used; empty for an Order, and for nothing else
 	Record     identity.RecordID   // zero if it concerns no device
-	Generation identity.Generation // zero if it concerns no device
+	Generation identity.Generation // zero if it concerns no device, or, in an Order, a chip as a whole
 	Actor      string              // who: a station, an operator, a program
 	Note       string              // anything else, may be empty
 }
@@ -48,8 +51,8 @@ type Event struct {
 // Limits of an event's texts, in bytes.
 const (
 	maxLabel = 64
-	maxActor = 128
-	maxNote  = 1024
+	maxActor = 160  // "operator " and a name of 128
+	maxNote  = 1408 // an act, what it is about, and a reason of 1024
 )
 
 // maxBody is the most the database takes; the texts and the framing stay below.
@@ -109,16 +112,20 @@ func (e Event) check() error {
 	if !kinds[e.Kind] {
 		return fmt.Errorf("kind %q is not known", e.Kind)
 	}
-	if (e.Record == identity.RecordID{}) != (e.Generation == 0) {
+	if noRecord := e.Record == (identity.RecordID{}); noRecord != (e.Generation == 0) && (noRecord || e.Kind != Order) {
 		return fmt.Errorf("kind %s: record and generation come together or not at all", e.Kind)
 	}
 	if e.Record == (identity.RecordID{}) && (e.Kind == Assemble || e.Kind == DeviceKey || e.Kind == Unlock || e.Kind == Registry) {
 		return fmt.Errorf("kind %s concerns a device: record and generation are missing", e.Kind)
 	}
+	minKey, maxKey := 1, maxLabel
+	if e.Kind == Order {
+		minKey, maxKey = 0, 0
+	}
 	for _, t := range []struct {
 		name, text string
 		min, max   int
-	}{{"key label", e.Key, 1, maxLabel}, {"actor", e.Actor, 1, maxActor}, {"note", e.Note, 0, maxNote}} {
+	}{{"key label", e.Key, minKey, maxKey}, {"actor", e.Actor, 1, maxActor}, {"note", e.Note, 0, maxNote}} {
 		if len(t.text) < t.min || len(t.text) > t.max {
 			return fmt.Errorf("%s of %d bytes: %d to %d are allowed", t.name, len(t.text), t.min, t.max)
 		}

@@ -24,13 +24,17 @@ type Batch struct {
 	At                                     time.Time // of the import
 }
 
-// Duplicate is an identity that can't be imported, since it waits in the pool.
+// Duplicate is an identity that can't be imported, since it waits in the pool or
+// was burned there.
 type Duplicate struct {
 	Identity identity.Identity
 	Batch    string // the batch that has it
+	Burned   bool
 }
 
-// DuplicateError names every identity of an import that waits in the pool.
+// DuplicateError names every identity of an import that waits in the pool or was
+// burned there, and the batch that brought it; the error around it names the
+// batch that was refused.
 type DuplicateError struct{ Duplicates []Duplicate }
 
 // shownDuplicates is how many the error's text names.
@@ -44,6 +48,9 @@ func (e *DuplicateError) Error() string {
 			b.WriteString(", ")
 		}
 		fmt.Fprintf(&b, "%s in batch %q", d.Identity, d.Batch)
+		if d.Burned {
+			b.WriteString(", burned")
+		}
 	}
 	if more := len(e.Duplicates) - shownDuplicates; more > 0 {
 		fmt.Fprintf(&b, " and %d more", more)
@@ -60,9 +67,10 @@ const (
 )
 
 // Import adds a batch of free identities to a product line: all, or none. It
-// gives a *DuplicateError where some wait in the pool already, ErrNameTaken where
-// the name does. Whether the records know one of them as used or burned is asked
-// by the caller before (records.Known).
+// gives a *DuplicateError where some wait in the pool already or were burned there,
+// ErrNameTaken where the name is taken. The pool forgets what was used: whether the
+// records know one is asked by the caller before (records.Uses, whose batch
+// numbers Batches has the names of).
 //
 // A crash before the commit leaves nothing. One during it may have left the whole batch:
 // then doing it again gives ErrNameTaken, and Batches shows it.
@@ -86,7 +94,7 @@ func (s *Store) Import(ctx context.Context, name, line string, t identity.Type, 
 				return err
 			}
 		}
-		return nil
+		return refuseBurned(ctx, tx, t, values, ids)
 	})
 	switch constraint, taken := database.UniqueViolation(err); {
 	case taken && constraint == "batch_name_key":
@@ -99,7 +107,7 @@ func (s *Store) Import(ctx context.Context, name, line string, t identity.Type, 
 		e := &DuplicateError{}
 		for _, id := range ids {
 			if batch, ok := found[id.Value()]; ok {
-				e.Duplicates = append(e.Duplicates, Duplicate{id, batch})
+				e.Duplicates = append(e.Duplicates, Duplicate{id, batch, false})
 			}
 		}
 		if len(e.Duplicates) == 0 {
@@ -110,6 +118,42 @@ func (s *Store) Import(ctx context.Context, name, line string, t identity.Type, 
 		return fail(err)
 	}
 	return b, nil
+}
+
+// refuseBurned looks for identities of an import that were burned. It comes after
+// they were inserted, so that one that is burned at this moment was either still
+// waiting then or is seen here.
+func refuseBurned(ctx context.Context, tx *sql.Tx, t identity.Type, values []string, ids []identity.Identity) error {
+	const query = `select x.value, b.name from burned x join batch b on b.id = x.batch where x.type = $1 and x.value = any($2::text[])`
+	found := map[string]string{}
+	for part := range slices.Chunk(values, page) {
+		rows, err := tx.QueryContext(ctx, query, int64(t), pq.Array(part))
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			var value, name string
+			if err := rows.Scan(&value, &name); err != nil {
+				rows.Close()
+				return err
+			}
+			found[value] = name
+		}
+		rows.Close()
+		if err := rows.Err(); err != nil {
+			return err
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	e := &DuplicateError{}
+	for _, id := range ids {
+		if batch, ok := found[id.Value()]; ok {
+			e.Duplicates = append(e.Duplicates, Duplicate{id, batch, true})
+		}
+	}
+	return e
 }
 
 func checkImport(name, line string, t identity.Type, ids []identity.Identity) ([]string, error) {

@@ -33,6 +33,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/devicekeys/devicekeys/database"
 )
@@ -79,3 +80,12 @@ type Store struct {
 
 // New gives the store in the database pool.
 func New(db *sql.DB) *Store { return &Store{db: db, prepared: database.NewStatements(db)} }
+
+// Now gives the time by the database's clock, by which reservations are dated.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	var now time.Time
+	if err := s.prepared.Row(ctx, `select clock_timestamp()`, nil, &now); err != nil {
+		return time.Time{}, fmt.Errorf("read the clock of database pool: %w", err)
+	}
+	return now, nil
+}

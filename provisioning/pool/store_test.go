@@ -183,7 +183,17 @@ func TestImportRefusesDuplicates(t *testing.T) {
 	if !errors.As(err, &dup) {
 		t.Fatalf("Import of duplicates: %v", err)
 	}
-	if want := []pool.Duplicate{{imei(t, tac, 3), "first"}, {imei(t, tac, 13), "second"}}; !slices.Equal(dup.Duplicates, want) {
+	if want := []pool.Duplicate{{Identity: imei(t, tac, 3), Batch: "first"}, {Identity: imei(t, tac, 13), Batch: "second"}}; !slices.Equal(dup.Duplicates, want) {
+		t.Errorf("duplicates %v, want %v", dup.Duplicates, want)
+	}
+	if err := s.Burn(t.Context(), imei(t, tac, 4), "lost"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Import(t.Context(), "third", "phone", identity.TypeIMEI, append(imeis(t, 100, 5), imei(t, tac, 4)))
+	if !errors.As(err, &dup) {
+		t.Fatalf("Import of a burned one: %v", err)
+	}
+	if want := []pool.Duplicate{{Identity: imei(t, tac, 4), Batch: "first", Burned: true}}; !slices.Equal(dup.Duplicates, want) {
 		t.Errorf("duplicates %v, want %v", dup.Duplicates, want)
 	}
 	if got := len(checkPool(t, s)); got != 2 {
@@ -442,7 +452,7 @@ func TestReservations(t *testing.T) {
 	b := mustImport(t, s, "a", "phone", imeis(t, 0, 5))
 	mustReserve(t, s, "phone", 1, 1)
 	mustReserve(t, s, "phone", 2, 3)
-	all, err := s.Reservations(t.Context(), time.Now().Add(time.Hour))
+	all, err := s.Reservations(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -459,8 +469,11 @@ func TestReservations(t *testing.T) {
 	if !slices.Equal(all, want) {
 		t.Errorf("Reservations = %v, want %v", all, want)
 	}
-	if old, err := s.Reservations(t.Context(), time.Now().Add(-time.Hour)); err != nil || len(old) != 0 {
-		t.Errorf("Reservations an hour ago = %v, %v", old, err)
+	if now, err := s.Now(t.Context()); err != nil || time.Since(now).Abs() > time.Minute {
+		t.Errorf("Now = %s, %v", now, err)
+	}
+	if old, err := s.Reservations(t.Context(), time.Hour); err != nil || len(old) != 0 {
+		t.Errorf("Reservations older than an hour = %v, %v", old, err)
 	}
 	free := 0
 	err = s.Each(t.Context(), func(w pool.Waiting) error {

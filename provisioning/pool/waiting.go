@@ -21,14 +21,14 @@ type Reserved struct {
 	At         time.Time
 }
 
-// Reservations gives the reservations made before a time, oldest first: those
-// that nobody resumed are to be burned.
-func (s *Store) Reservations(ctx context.Context, before time.Time) ([]Reserved, error) {
+// Reservations gives the reservations that are older than age by the
+// database's clock, oldest first: those that nobody resumed are to be burned.
+func (s *Store) Reservations(ctx context.Context, age time.Duration) ([]Reserved, error) {
 	var all []Reserved
 	err := s.rows(ctx, func(w Waiting) error {
 		all = append(all, w.Reserved)
 		return nil
-	}, `select `+waitingColumns+` from waiting where reserved < $1 order by reserved`, before)
+	}, `select `+waitingColumns+` from waiting where reserved < clock_timestamp() - make_interval(secs => $1) order by reserved`, age.Seconds())
 	if err != nil {
 		return nil, fmt.Errorf("read reservations: %w", err)
 	}

@@ -17,15 +17,16 @@ type State string
 
 // The states; the package comment shows how one leads to another.
 const (
+	Planned     State = "planned"     // no device row yet: an identity is planned for the chip (Plan)
 	Reserved    State = "reserved"    // identity bound, keys licensed
 	Packaged    State = "packaged"    // a data package was made
 	Confirmed   State = "confirmed"   // the device wrote its flash and sent its backup
 	Restored    State = "restored"    // it was erased, restored and booted; its entry waits in the outbox
 	Published   State = "published"   // the registry has acknowledged the entry
 	Shipped     State = "shipped"     // the device is locked
-	Quarantined State = "quarantined" // set apart by an incident
-	Scrapped    State = "scrapped"    // out of use for good
-	Burned      State = "burned"      // never finished; its identity is lost
+	Quarantined State = "quarantined" // set apart, by an incident or an operator; Held is the state before
+	Scrapped    State = "scrapped"    // out of use for good, and the whole record with it
+	Burned      State = "burned"      // never finished; its identity is lost, or stays with an earlier generation in the field
 	Superseded  State = "superseded"  // a later generation is published
 )
 
@@ -59,6 +60,8 @@ type Device struct {
 	Line       string // product line
 	Station    string // the station that began the generation
 	State      State
+	Held       State  // the state before the quarantine; empty else
+	Reason     string // why it was quarantined, abandoned, burned or scrapped; the newest
 	Suite      keypackage.Suite
 	IssuedAt   uint32 // seconds since 1970, for the claims
 	KDF        uint8
@@ -90,7 +93,7 @@ type Device struct {
 const columns = `record_id, chip_id, generation, identity_type, identity_value, batch, realm, line, station, state,
 	suite, issued_at, kdf, master_version, secrets, hello, point, manifest, claims, certificate, package,
 	backup, confirm, challenge, proof, entry, coalesce(sequence, 0), licence, uses, coalesce(set_aside, ''),
-	created, changed, packaged, published`
+	created, changed, packaged, published, coalesce(held, ''), reason`
 
 // RowError says that a row holds what no program of this version wrote. The
 // chip ID is not in it.
@@ -118,7 +121,7 @@ func scanDevice(scan func(...any) error) (Device, error) {
 	if err := scan(&record, &chip, &d.Generation, &kind, &value, &d.Batch, &d.Realm, &d.Line, &d.Station, &d.State,
 		&d.Suite, &d.IssuedAt, &d.KDF, &d.Master, &secrets, &d.Hello, &d.Point, &d.Manifest, &d.Claims, &d.Certificate, &d.Package,
 		&d.Backup, &d.Confirm, &challenge, &d.Proof, &d.Entry, &d.Sequence, &d.Licence, &d.Uses, &d.SetAside,
-		&d.Created, &d.Changed, &packaged, &published); err != nil {
+		&d.Created, &d.Changed, &packaged, &published, &d.Held, &d.Reason); err != nil {
 		return Device{}, err
 	}
 	d.PackagedAt, d.PublishedAt = packaged.Time, published.Time
@@ -284,9 +287,19 @@ func (s *Store) Begun(ctx context.Context, station string, since time.Time) (int
 	return n, nil
 }
 
-// Counts gives how many rows are in each state.
+// was gives the state, for a quarantined generation the one before.
+func (d Device) was() State {
+	if d.State == Quarantined {
+		return d.Held
+	}
+	return d.State
+}
+
+// Counts gives how many rows are in each state, and as Planned how many plans
+// wait for their chip.
 func (s *Store) Counts(ctx context.Context) (map[State]int64, error) {
-	rows, err := s.db.QueryContext(ctx, `select state, count(*) from device group by state`)
+	rows, err := s.db.QueryContext(ctx, `select state, count(*) from device group by state
+		union all select 'planned', count(*) from plan where taken is null and dropped is null having count(*) > 0`)
 	if err != nil {
 		return nil, fmt.Errorf("count device records: %w", err)
 	}

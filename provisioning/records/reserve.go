@@ -18,10 +18,17 @@ import (
 // deriving the keys and signing the certificate.
 //
 // d's generation is the chip's next one; for the first one, or after one that was
-// burned, the identity is new, else it is the one that the chip has. The same
+// burned, the identity is new, else it is the one that the chip has. A released
+// identity is taken where a plan gives it to this chip (Plan), once the old
+// record's scrap entry is published; the plan is taken with it. The same
 // device again, with the same values, changes nothing and is no error. It
-// matches ErrExists, ErrIdentityUsed, ErrChipActive, or ErrConflict for a generation
-// that is not the next one.
+// matches ErrExists, ErrIdentityUsed, ErrChipActive, ErrConflict for a generation
+// that is not the next one or a plan that has to wait, or ErrOutOfUse where the
+// record is quarantined or scrapped, or its chip contested.
+//
+// Against Quarantine, Scrap, Contest and BurnUnclaimed, of this process or
+// another, row locks decide: either they find the generation made here, or it
+// is not made.
 //
 // A crash before the commit leaves the identity reserved in the pool only: the
 // next try gets the same one there. A crash after it leaves the state reserved,
@@ -46,15 +53,28 @@ func (s *Store) Reserve(ctx context.Context, d Device, e audit.Event) error {
 	}
 	// One statement, so one round trip and one transaction. The audit entry is
 	// appended as the device row is made, and the head's lock lasts until the
-	// statement's commit.
+	// statement's commit. The chip is looked at after the device's rows, which it
+	// names for that: locks are taken in one order (package comment).
 	const query = `
-with use as (
-	insert into identity_use (type, value, record_id, batch, state)
-	select $4, $5, $1, $6, 'bound'
-	where $2 = (select coalesce(max(generation), 0) + 1 from device where record_id = $1)
-	on conflict (type, value) do update set at = identity_use.at
-		where identity_use.record_id = excluded.record_id and identity_use.state = 'bound'
+with before as (
+	select coalesce(max(generation), 0) as newest, coalesce(bool_or(state in ('quarantined', 'scrapped')), false) as stopped
+	from (select generation, state from device where record_id = $1 order by generation desc for share) d
+), listed as (
+	select contested from chip where record_id = $1 and (select newest from before) >= 0 for share
+), use as (
+	insert into identity_use as u (type, value, record_id, batch, state)
+	select $4, $5, $1, $6, 'bound' from before
+	where $2 = newest + 1 and not stopped and not exists (select from listed where contested is not null)
+	on conflict (type, value) do update set record_id = excluded.record_id, state = 'bound', planned = null
+		where u.record_id = excluded.record_id and u.state = 'bound'
+		or u.planned = excluded.record_id
+			and exists (select from plan p where p.record_id = excluded.record_id and p.identity_type = excluded.type
+				and p.identity_value = excluded.value and p.taken is null and p.dropped is null)
+			and not exists (select from notice n where n.record_id = u.record_id and n.type = 3 and n.sequence is null)
 	returning type
+), taken as (
+	update plan set taken = clock_timestamp()
+	where record_id = $1 and identity_type = $4 and identity_value = $5 and taken is null and dropped is null and exists (select from use)
 )
 insert into device (record_id, generation, chip_id, identity_type, identity_value, batch, realm, line, station, state,
 	suite, issued_at, kdf, master_version, secrets, licence)
@@ -73,8 +93,14 @@ select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $11, $12, $13, $14, 
 
 // refusal says why no row was made, or nil where the same call made it before.
 func (s *Store) refusal(ctx context.Context, d Device, constraint string, fail func(error) error) error {
+	const query = `
+select coalesce(max(generation), 0) + 1, coalesce(bool_or(state in ('quarantined', 'scrapped')), false),
+	exists (select from chip where record_id = $1 and contested is not null),
+	exists (select from identity_use where type = $2 and value = $3 and planned = $1)
+from device where record_id = $1`
 	var next int64
-	if err := s.prepared.Row(ctx, `select coalesce(max(generation), 0) + 1 from device where record_id = $1`, []any{d.Record[:]}, &next); err != nil {
+	var stopped, contested, planned bool
+	if err := s.prepared.Row(ctx, query, []any{d.Record[:], int64(d.Identity.Type()), d.Identity.Value()}, &next, &stopped, &contested, &planned); err != nil {
 		return fail(err)
 	}
 	// After next is known: a row that another call makes meanwhile is found here.
@@ -85,10 +111,16 @@ func (s *Store) refusal(ctx context.Context, d Device, constraint string, fail f
 		return fail(ErrExists)
 	case !errors.Is(err, ErrNotFound):
 		return fail(err)
+	case stopped:
+		return fail(fmt.Errorf("%w: the record is quarantined or scrapped", ErrOutOfUse))
+	case contested:
+		return fail(fmt.Errorf("%w: its chip is contested", ErrOutOfUse))
 	case constraint != "": // the chip has another identity, or a generation on the line
 		return fail(ErrChipActive)
 	case next != int64(d.Generation):
 		return fail(fmt.Errorf("%w: the chip's next generation is %d", ErrConflict, next))
+	case planned:
+		return fail(fmt.Errorf("%w: the scrap entry of the identity's old record is not published yet", ErrConflict))
 	}
 	return fail(ErrIdentityUsed)
 }
@@ -98,7 +130,7 @@ func (s *Store) refusal(ctx context.Context, d Device, constraint string, fail f
 func sameReservation(have, d Device) bool {
 	a, errA := encodeSecrets(have.Secrets)
 	b, errB := encodeSecrets(d.Secrets)
-	return errA == nil && errB == nil && (bytes.Equal(a, b) || have.State.Ever()) &&
+	return errA == nil && errB == nil && (bytes.Equal(a, b) || !have.PublishedAt.IsZero()) &&
 		have.Identity == d.Identity && have.ChipID == d.ChipID && have.Batch == d.Batch && have.Realm == d.Realm &&
 		have.Line == d.Line && have.Station == d.Station && have.Suite == d.Suite && have.IssuedAt == d.IssuedAt &&
 		have.KDF == d.KDF && have.Master == d.Master

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
 )
 
@@ -70,19 +71,21 @@ func (s *Store) Packaged(ctx context.Context, d Device) error {
 }
 
 // Confirmed keeps the backup that the device made, with its MAC and the
-// challenge for the restoration, and gives the row. The first one wins: the same
-// backup again gives the stored row with the stored challenge, in whatever later
-// state; another backup is an ErrConflict.
+// challenge for the restoration, and gives the row. point is the e_S of the
+// transfer that backup and MAC were verified against: where another transfer
+// came in between, that is an ErrConflict. The first one wins: the same backup
+// again gives the stored row with the stored challenge, in whatever later state;
+// another backup is an ErrConflict.
 //
 // A crash after it leaves the state confirmed; the station confirms again and
 // gets the same challenge.
-func (s *Store) Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, backup, confirm []byte, challenge [32]byte) (Device, error) {
+func (s *Store) Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, point, backup, confirm []byte, challenge [32]byte) (Device, error) {
 	const query = `update device set state = 'confirmed', backup = $3, confirm = $4, challenge = $5, changed = clock_timestamp()
-		where record_id = $1 and generation = $2 and state = 'packaged'`
+		where record_id = $1 and generation = $2 and state = 'packaged' and point = $6`
 	same := func(have Device) bool {
 		return (have.State == Confirmed || have.State == Restored || have.State.Ever()) && bytes.Equal(have.Backup, backup)
 	}
-	return s.step(ctx, "keep backup", record, g, same, query, backup, confirm, challenge[:])
+	return s.step(ctx, "keep backup", record, g, same, query, backup, confirm, challenge[:], point)
 }
 
 // Restored keeps the device's proof that it was restored, and the registry entry
@@ -104,30 +107,41 @@ func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identi
 // Published notes that the registry acknowledged the entry as durable, at the
 // given place. Drawn secrets are emptied: from now on only the device has them.
 // An earlier generation of the same chip becomes superseded in the same
-// statement. The same again is a no-op; another place is an ErrConflict.
+// statement. The same again is a no-op; another place is an ErrConflict, and so
+// is one that another device has.
+//
+// A device that was quarantined while its entry was on its way stays so, and is
+// released to published: what the registry has can't be taken back.
 //
 // A crash before it leaves the entry in the outbox: it is sent again and the
 // sequencer answers with the same place. A crash after it leaves the pool's row,
 // which whoever published calls pool.Use for, or the publisher's sweep does.
 func (s *Store) Published(ctx context.Context, record identity.RecordID, g identity.Generation, sequence int64) error {
-	// The earlier generation goes first, as no chip has two in the field; the
-	// condition on its count makes Postgres do so. $4 is an empty list.
+	// The row is locked first: whatever else happens to it is over, or waits. Then
+	// the earlier generation goes, as no chip has two in the field; the condition on
+	// its count makes Postgres do so. $4 is an empty list.
 	const query = `
-with earlier as (
-	update device set state = 'superseded', changed = clock_timestamp()
-	where record_id = $1 and generation < $2 and state in ('published', 'shipped')
-	and exists (select from device where record_id = $1 and generation = $2 and state = 'restored')
+with target as (
+	select from device where record_id = $1 and generation = $2 and coalesce(held, state) = 'restored' for update
+), earlier as (
+	update device set state = 'superseded', held = null, changed = clock_timestamp()
+	where record_id = $1 and generation < $2 and coalesce(held, state) in ('published', 'shipped') and exists (select from target)
 	returning generation
 )
-update device set state = 'published', sequence = $3, secrets = $4, set_aside = null,
+update device set state = case when held is null then 'published' else state end,
+	held = case when held is null then null else 'published' end, sequence = $3, secrets = $4, set_aside = null,
 	published = clock_timestamp(), changed = clock_timestamp()
-where record_id = $1 and generation = $2 and state = 'restored' and (select count(*) from earlier) >= 0`
+where record_id = $1 and generation = $2 and coalesce(held, state) = 'restored'
+and exists (select from target) and (select count(*) from earlier) >= 0`
 	none, err := encodeSecrets(nil)
 	if err != nil {
 		return err
 	}
-	same := func(have Device) bool { return have.State.Ever() && have.Sequence == sequence }
+	same := func(have Device) bool { return !have.PublishedAt.IsZero() && have.Sequence == sequence }
 	_, err = s.step(ctx, "note publication", record, g, same, query, sequence, none)
+	if _, taken := database.UniqueViolation(err); taken {
+		return fmt.Errorf("%w: another device has place %d: %w", ErrConflict, sequence, err)
+	}
 	return err
 }
 

@@ -1,28 +1,53 @@
 // Package records is the manufacturer's database: one row per device and
 // generation, from the moment its identity is reserved; every identity ever
-// bound or burned; the chips that were delivered; unlock statements; incidents.
-// The audit log (package audit) shares the database, so that the entry which
-// licenses a use of keys is committed together with the row that needs it.
+// bound or burned; the chips that were delivered; unlock statements; board swaps;
+// revoked stations; operators' orders; incidents. The audit log (package audit)
+// shares the database, so that the entry which licenses a use of keys, or stands
+// for an order, is committed together with the rows that it is about.
 //
 // # States
 //
-//	reserved → packaged → confirmed → restored → published → shipped
-//	                                                  ↓          ↓
-//	                                               superseded (by the next generation)
-//	reserved, packaged, confirmed, and what was set aside → burned
+// Of one generation of one device:
 //
-// Every change of state is one SQL statement that names the states it starts
-// from, committed when the method returns without error. Each method may be
-// repeated, so an unknown outcome (a connection lost while committing) is
-// settled by calling again: the same call gives the same answer, a differing
-// one fails with ErrConflict. What a crash leaves is therefore always a whole
-// state; the comment of each method says who goes on from there.
+//	planned ⇢ reserved → packaged → confirmed → restored → published ⇄ shipped
+//	             ↓          ↓           ↓           ↓ (set aside)  ↓       ↓
+//	             └──────────┴───────────┴─────→ burned           superseded (by the next generation)
+//
+//	all but burned and superseded ⇄ quarantined
+//	all of the above → scrapped
+//
+// Planned is no row of a device: a board swap waits for its chip (Plan), or a listed
+// chip was never begun. Burned: the identity is lost with its first generation
+// (Burned); a next generation is abandoned, and the identity stays with the one
+// in the field (Abandon). Published goes back from shipped by Return. Quarantine
+// and Scrap take a record as a whole: all that is on the line or in the field;
+// a quarantined row keeps the state before, and with it chip and identity. Scrapped
+// is for good, the newest row of a record shows it, and the identity is
+// released: only a swap gives it to another chip, whose keys differ.
+//
+// Every change of state names the states it starts from, in one SQL statement or
+// one transaction that locks the rows first, committed when the method returns
+// without error. Each method may be repeated, so an unknown outcome (a connection
+// lost while committing) is settled by calling again: the same call gives the same
+// answer, a differing one fails with ErrConflict. What a crash leaves is therefore
+// always a whole state; the comment of each method says who goes on from there.
+//
+// # Several at once
+//
+// Any number of SPPs and operators may work on one record. Rows are locked in one
+// order: a record's generations, newest first; its chip; the identity; the
+// plan; the head of the audit log. A new generation is made (Reserve) only after
+// looking at the others under their locks, so a quarantine either finds it or
+// prevents it. Unique indexes hold what no lock can, that a chip has one identity,
+// bound to it or planned for it, and an identity one chip.
 //
 // # Between databases
 //
 // The identity pool is another database. Order: pool.Reserve, then
-// Store.Reserve; Store.Published, then pool.Use; Store.Burned, then pool.Burn.
-// So at every moment an identity that is active or burned here is not free there.
+// Store.Reserve; Store.Published, or Store.Scrap, then pool.Use; Store.Burned, then
+// pool.Burn. So at every moment an identity that is active or burned here is not
+// free there. A swap and a next generation leave the pool alone: their identity
+// left it before.
 //
 // # Secrecy
 //
@@ -41,6 +66,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/devicekeys/devicekeys/database"
 )
@@ -61,6 +87,9 @@ var (
 	// ErrConflict says that the record is in another state, or that the same
 	// step was taken with other values.
 	ErrConflict = errors.New("conflict with what is recorded")
+	// ErrOutOfUse says that a record is quarantined or scrapped, or its chip
+	// contested. It matches ErrConflict too.
+	ErrOutOfUse = fmt.Errorf("out of use, %w", ErrConflict)
 )
 
 //go:embed migrations/*.sql
@@ -89,6 +118,15 @@ type Store struct {
 
 // New gives the store in the database records.
 func New(db *sql.DB) *Store { return &Store{db: db, prepared: database.NewStatements(db)} }
+
+// Now gives the time by the database's clock, by which rows are dated.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	var now time.Time
+	if err := s.prepared.Row(ctx, `select clock_timestamp()`, nil, &now); err != nil {
+		return time.Time{}, fmt.Errorf("read the clock of database records: %w", err)
+	}
+	return now, nil
+}
 
 // change runs a prepared statement and reports how many rows it changed.
 func (s *Store) change(ctx context.Context, query string, args ...any) (int64, error) {

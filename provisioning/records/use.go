@@ -2,7 +2,6 @@ package records
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/identity"
@@ -114,43 +113,4 @@ func (s *Store) usePage(ctx context.Context, each func(Use), query string, args 
 		n++
 	}
 	return n, rows.Err()
-}
-
-// Burned ends an identity that was given out and can't be used: its reservation
-// can't be resumed. The device row, if there is one, is burned with it. An
-// identity that is published, or whose entry may be on its way to the registry,
-// is refused with ErrConflict. The same again is a no-op.
-//
-// It comes before pool.Burn. A crash between the two leaves the identity burned
-// here and reserved in the pool, which whoever burns does again.
-func (s *Store) Burned(ctx context.Context, id identity.Identity, batch int64, reason string) error {
-	fail := func(err error) error { return fmt.Errorf("burn identity %q: %w", id, err) }
-	if reason == "" {
-		return fail(errors.New("a reason is needed"))
-	}
-	const query = `
-with busy as (
-	select from device where identity_type = $1 and identity_value = $2
-	and (state in ('published', 'shipped', 'superseded', 'quarantined', 'scrapped') or (state = 'restored' and set_aside is null))
-), burned as (
-	insert into identity_use (type, value, batch, state, reason) select $1, $2, $3, 'burned', $4
-	where not exists (select from busy)
-	on conflict (type, value) do update set state = 'burned', reason = excluded.reason
-		where identity_use.state = 'bound'
-	returning type, value
-)
-update device d set state = 'burned', changed = clock_timestamp() from burned b
-where d.identity_type = b.type and d.identity_value = b.value and d.state in ('reserved', 'packaged', 'confirmed', 'restored')`
-	if _, err := s.change(ctx, query, int64(id.Type()), id.Value(), batch, reason); err != nil {
-		return fail(err)
-	}
-	var state UseState
-	err := s.prepared.Row(ctx, `select state from identity_use where type = $1 and value = $2`, []any{int64(id.Type()), id.Value()}, &state)
-	if err != nil {
-		return fail(err)
-	}
-	if state != UseBurned {
-		return fail(fmt.Errorf("%w: it is %s, and its device is published or about to be", ErrConflict, state))
-	}
-	return nil
 }
