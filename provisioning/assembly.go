@@ -2,10 +2,12 @@ package provisioning
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/devicekeys/devicekeys/identity"
@@ -27,8 +29,21 @@ type Config struct {
 	Sequencer Sequencer
 	AuditLog  AuditLog
 	Metrics   *Metrics
-	Log       *slog.Logger     // default: slog.Default()
-	Now       func() time.Time // default: time.Now; tests set it
+	// StationCAs are the CAs of stations' certificates, for a server whose TLS
+	// lets expired ones through so that they are told (tokenconfig.StationTLS).
+	// Nil: TLS has verified every certificate in full.
+	StationCAs *x509.CertPool
+	// KeyFault judges errors of Keys that do not say themselves that data is at
+	// fault. Nil: they are the HSM's own.
+	KeyFault func(error) KeyFault
+	// ReservationLife is how long a device may lie between two steps of the line
+	// before it and its identity are burned. Default: DefaultReservationLife.
+	ReservationLife time.Duration
+	Log             *slog.Logger // default: slog.Default()
+	// Now is the clock of all that compares times: certificates, quotas,
+	// challenges, cached keys, ages in metrics. Default: time.Now; tests set it.
+	// Timers run on the runtime's monotonic clock, which does not jump.
+	Now func() time.Time
 }
 
 // Assembly takes devices from chip to shipped. Its methods may be called
@@ -37,20 +52,24 @@ type Config struct {
 type Assembly struct {
 	realm     identity.Realm
 	lines     map[string]profile.Profile
-	keys      Keys
+	keys      *guard // the only way to Config.Keys
 	pool      Pool
 	records   Records
 	metrics   *Metrics
 	log       *slog.Logger
 	now       func() time.Time
+	life      time.Duration // of a reservation
+	stations  stations
 	cache     *keyCache
 	locks     recordLocks
 	quotas    quotas
 	issued    challenges
+	flights   *flights
 	publisher *publisher
 	heads     *headSigner
-	stopping  chan struct{} // closed by Stop
-	stop      sync.Once
+	stopping  atomic.Bool   // set by Stop
+	halted    chan struct{} // closed by Halt
+	halt      sync.Once
 }
 
 // New makes an Assembly. Run does what goes on beside the calls.
@@ -67,9 +86,17 @@ func New(c Config) (*Assembly, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.ReservationLife == 0 {
+		c.ReservationLife = DefaultReservationLife
+	}
+	if c.ReservationLife < MinReservationLife || c.ReservationLife > MaxReservationLife {
+		return nil, fmt.Errorf("make assembly: a reservation's life of %s: %s to %s are allowed", c.ReservationLife, MinReservationLife, MaxReservationLife)
+	}
+	keys := newGuard(c)
 	a := &Assembly{
-		realm: c.Realm, lines: map[string]profile.Profile{}, keys: c.Keys, pool: c.Pool, records: c.Records,
-		metrics: c.Metrics, log: c.Log, now: c.Now, stopping: make(chan struct{}),
+		realm: c.Realm, lines: map[string]profile.Profile{}, keys: keys, pool: c.Pool, records: c.Records,
+		metrics: c.Metrics, log: c.Log, now: c.Now, life: c.ReservationLife, stations: stations{cas: c.StationCAs, now: c.Now},
+		flights: newFlights(c.Now, c.Metrics.flights), halted: make(chan struct{}),
 	}
 	for _, p := range c.Profiles {
 		if _, twice := a.lines[p.Name]; twice {
@@ -78,54 +105,69 @@ func New(c Config) (*Assembly, error) {
 		a.lines[p.Name] = p
 	}
 	a.cache = newKeyCache(c.Now, c.Log, c.Metrics.deviceKeys)
-	a.publisher = newPublisher(c)
-	a.heads = &headSigner{log: c.AuditLog, sign: c.Keys.SignAuditHead, logger: c.Log, now: c.Now}
+	a.publisher = newPublisher(c, keys)
+	a.heads = &headSigner{log: c.AuditLog, sign: keys.SignAuditHead, logger: c.Log, now: c.Now}
 	return a, nil
 }
 
+// finishTime is how long work in the background that is under way at a stop may
+// still take: a submission takes tens of milliseconds. What it does not finish
+// is done again by whoever runs next.
+const finishTime = 4 * time.Second
+
+// outlive gives a context that ends finishTime after ctx.
+func outlive(ctx context.Context) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(finishTime, cancel) })
+	return work, func() { stop(); cancel() }
+}
+
 // Run publishes entries, signs heads of the audit log, forgets old device keys,
-// ends what a crash left between records and pool, and updates gauges, until
-// ctx ends. It returns after its last write is done, and never because
-// something else failed: that is retried and logged.
+// ends what a crash left between records and pool, burns what is stale, closes
+// the HSM's circuit breaker and updates gauges, until ctx ends. It returns after
+// its last write is done, and never because something else failed: that is
+// retried and logged.
 func (a *Assembly) Run(ctx context.Context) {
 	var work sync.WaitGroup
 	work.Go(func() { a.publisher.run(ctx) })
 	work.Go(func() { a.heads.run(ctx) })
 	work.Go(func() { a.houseKeeping(ctx) })
+	work.Go(func() { a.keys.run(ctx) })
 	work.Wait()
 }
 
-// Stop ends waiting: calls that wait for the registry are told to come back.
-// It is the first step of a graceful stop; calls under way finish.
-func (a *Assembly) Stop() { a.stop.Do(func() { close(a.stopping) }) }
+// Check tells whether the HSM works, by reading a key; after a refused PIN it
+// says so and asks nothing.
+func (a *Assembly) Check(ctx context.Context) error { return a.keys.check(ctx) }
+
+// Stop begins a graceful stop: from now on no device is begun, stations are
+// told to come back. Devices that were begun go on.
+func (a *Assembly) Stop() { a.stopping.Store(true) }
+
+// Drain stops and waits until no device is in flight here or ctx ends; it tells
+// how many are left. They are safe where they are: the next process, or another
+// SPP, goes on with them.
+func (a *Assembly) Drain(ctx context.Context) (left int) {
+	a.Stop()
+	return a.flights.wait(ctx)
+}
+
+// Halt ends waiting too: calls that wait for the registry are told to come back.
+// Calls under way finish.
+func (a *Assembly) Halt() {
+	a.Stop()
+	a.halt.Do(func() { close(a.halted) })
+}
 
 // Close destroys the device keys that still wait in the HSM. No call may be
 // under way.
 func (a *Assembly) Close(ctx context.Context) {
-	a.Stop()
+	a.Halt()
 	a.cache.sweep(ctx, true)
-}
-
-// line gives the profile of the station's product line.
-func (a *Assembly) line(s Station) (profile.Profile, error) {
-	if s.Realm != a.realm {
-		return profile.Profile{}, refuse(CodeStation, "use a certificate of this realm", "station %q is of realm %s, this SPP of %s", s.Station, s.Realm, a.realm)
-	}
-	if a.now().After(s.NotAfter) {
-		return profile.Profile{}, refuse(CodeStation, "have the certificate renewed", "the certificate of station %q expired at %s", s.Station, s.NotAfter.UTC().Format(time.RFC3339))
-	}
-	p, ok := a.lines[s.Line]
-	if !ok {
-		return p, refuse(CodeLine, "use the SPP of this product line, or add its profile to this one", "product line %q is not served here", s.Line)
-	}
-	return p, nil
 }
 
 // device reads one generation for a call of a station of its product line.
 func (a *Assembly) device(ctx context.Context, s Station, id deviceID) (records.Device, error) {
-	if _, err := a.line(s); err != nil {
-		return records.Device{}, err
-	}
 	d, err := a.records.Get(ctx, id.Record, id.Generation)
 	if errors.Is(err, records.ErrNotFound) {
 		return d, unknownDevice(id.Record)
@@ -142,17 +184,4 @@ func (a *Assembly) device(ctx context.Context, s Station, id deviceID) (records.
 
 func unknownDevice(r identity.RecordID) *Refusal {
 	return refuse(CodeUnknown, "begin the device first", "record %s is not known at this generation", r.Short())
-}
-
-// incident keeps what should not have happened, for people. The call is refused
-// whether or not that works; then the log has it alone.
-func (a *Assembly) incident(ctx context.Context, s Station, id deviceID, code Code, detail string) {
-	a.log.WarnContext(ctx, "incident", "kind", string(code), "record", id.Record.Short(), "generation", id.Generation,
-		"line", s.Line, "station", s.Station, "detail", detail)
-	err := a.records.Incident(ctx, records.Incident{
-		Kind: string(code), Record: id.Record, Generation: id.Generation, Line: s.Line, Station: s.Station, Detail: detail,
-	})
-	if err != nil {
-		a.log.ErrorContext(ctx, "an incident was not recorded", "kind", string(code), "record", id.Record.Short(), "error", err)
-	}
 }

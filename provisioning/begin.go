@@ -35,8 +35,10 @@ type beginning struct {
 // its data package (steps 3 and 4). The same hello gets the stored answer; a
 // new one of the same chip gets a new transfer of the same package, until the
 // backup was confirmed.
+//
+// After Stop only devices that are in flight here are answered.
 func (a *Assembly) Begin(ctx context.Context, s Station, raw []byte) (Begun, error) {
-	p, err := a.line(s)
+	p, err := a.admit(ctx, s)
 	if err != nil {
 		return Begun{}, err
 	}
@@ -45,30 +47,41 @@ func (a *Assembly) Begin(ctx context.Context, s Station, raw []byte) (Begun, err
 		return Begun{}, err
 	}
 	record := h.ChipID.RecordID()
+	if a.stopping.Load() && !a.flights.has(record) {
+		return Begun{}, refuse(CodeStopping, "begin the device again: another SPP takes it, or this one once it is back", "the SPP is stopping and begins no device").after(retryAfter)
+	}
 	unlock, err := a.locks.lock(ctx, record)
 	if err != nil {
 		return Begun{}, err
 	}
 	defer unlock()
 
-	for range beginTries {
+	return raced(record, func() (Begun, error) {
 		b := &beginning{Assembly: a, station: s, profile: p, hello: h}
-		var begun Begun
-		begun, err = b.begin(ctx, record)
-		wipe(b.secrets)
-		if !errors.Is(err, errRaced) {
-			return begun, err
-		}
-	}
-	return Begun{}, refuse(CodeBusy, "send the request again", "another SPP works on record %s", record.Short()).because(err).after(retryAfter)
+		defer func() { wipe(b.secrets) }()
+		return b.begin(ctx, record)
+	})
 }
 
-// beginTries bounds how often a Begin looks again after another SPP on the
-// same databases was faster: each time the row has gone a step further.
-const beginTries = 3
+// raceTries bounds how often a call looks again after another SPP on the same
+// databases was faster: each time the row has gone a step further.
+const raceTries = 3
 
 // errRaced says that another SPP was faster: read the row and go on from there.
 var errRaced = errors.New("another SPP was faster")
+
+// raced takes a step, and again where another SPP was faster.
+func raced[T any](record identity.RecordID, step func() (T, error)) (T, error) {
+	for try := 1; ; try++ {
+		out, err := step()
+		if !errors.Is(err, errRaced) {
+			return out, err
+		}
+		if try == raceTries {
+			return out, refuse(CodeBusy, "send the request again", "another SPP works on record %s", record.Short()).because(err).after(retryAfter)
+		}
+	}
+}
 
 func (b *beginning) begin(ctx context.Context, record identity.RecordID) (Begun, error) {
 	d, err := b.records.Newest(ctx, record)
@@ -79,24 +92,31 @@ func (b *beginning) begin(ctx context.Context, record identity.RecordID) (Begun,
 		return Begun{}, err
 	case d.Line != b.station.Line:
 		return Begun{}, refuse(CodeActive, "take the device to its own line", "record %s belongs to another product line", record.Short())
-	case bytes.Equal(d.Hello, b.hello.m1) && len(d.Package) > 0:
-		return b.answer(ctx, d)
 	}
 	b.device = d
 	switch d.State {
-	case records.Reserved, records.Packaged:
-		return b.again(ctx)
-	case records.Burned:
-		return b.first(ctx, d.Generation+1)
 	case records.Scrapped, records.Quarantined:
-		return Begun{}, refuse(CodeOutOfUse, "set the device aside and ask who took it out of use", "record %s is %s", record.Short(), d.State)
+		return Begun{}, outOfUse(d)
+	case records.Burned:
+		return b.afterBurned(ctx)
 	}
-	return b.next(ctx)
+	if bytes.Equal(d.Hello, b.hello.m1) && len(d.Package) > 0 {
+		return b.answer(ctx, d)
+	}
+	if d.State == records.Reserved || d.State == records.Packaged {
+		return b.again(ctx)
+	}
+	return b.next(ctx, d)
+}
+
+func outOfUse(d records.Device) *Refusal {
+	return refuse(CodeOutOfUse, "set the device aside and ask who took it out of use: spp device show", "record %s is %s", d.Record.Short(), d.State)
 }
 
 // answer gives the stored reply of a device, with the unlock statement where
 // its generation needed one.
 func (b *beginning) answer(ctx context.Context, d records.Device) (Begun, error) {
+	b.inFlight(d)
 	begun := Begun{Record: d.Record, Generation: d.Generation, Package: d.Package}
 	if d.Generation == 1 {
 		return begun, nil
@@ -112,13 +132,42 @@ func (b *beginning) answer(ctx context.Context, d records.Device) (Begun, error)
 	return begun, nil
 }
 
-// first gives a chip a new identity.
+// afterBurned goes on with a chip whose newest generation was burned: with a
+// new identity, unless the chip holds one in the field that an abandoned
+// generation was to replace.
+func (b *beginning) afterBurned(ctx context.Context) (Begun, error) {
+	holds, err := b.earlier(ctx, b.device)
+	switch {
+	case errors.Is(err, records.ErrNotFound):
+		return b.first(ctx, b.device.Generation+1)
+	case err != nil:
+		return Begun{}, err
+	case holds.State.InField():
+		return b.next(ctx, holds)
+	}
+	return Begun{}, outOfUse(holds)
+}
+
+// first gives a chip a new identity: the one that a board swap plans for it, or
+// one of the pool.
 func (b *beginning) first(ctx context.Context, g identity.Generation) (Begun, error) {
+	if err := b.keys.ready(); err != nil {
+		return Begun{}, err
+	}
+	plan, err := b.records.Planned(ctx, b.hello.ChipID.RecordID())
+	planned := err == nil
+	if err != nil && !errors.Is(err, records.ErrNotFound) {
+		return Begun{}, err
+	}
 	done, err := b.quotas.take(ctx, b.records, b.station, b.now())
 	if err != nil {
 		return Begun{}, err
 	}
-	err = b.reserve(ctx, g)
+	if planned {
+		err = b.move(ctx, g, plan)
+	} else {
+		err = b.reserve(ctx, g)
+	}
 	done(err == nil)
 	if err != nil {
 		return Begun{}, err
@@ -126,29 +175,34 @@ func (b *beginning) first(ctx context.Context, g identity.Generation) (Begun, er
 	return b.assemble(ctx)
 }
 
-// next gives a chip that has its identity the next generation of it, if an
-// operator allowed that with an unlock statement.
-func (b *beginning) next(ctx context.Context) (Begun, error) {
+// next gives a chip that holds its identity the next generation of it, if an
+// operator allowed that with an unlock statement. Its newest generation, in
+// b.device, is the one it holds, or an abandoned one after it.
+func (b *beginning) next(ctx context.Context, holds records.Device) (Begun, error) {
 	d := b.device
-	u, err := b.records.Unlocked(ctx, d.Record)
-	if err != nil && !errors.Is(err, records.ErrNotFound) {
-		return Begun{}, err
-	}
-	switch {
-	case d.State == records.Confirmed || d.State == records.Restored:
+	id := deviceID{d.Record, d.Generation + 1}
+	if d.State == records.Confirmed || d.State == records.Restored {
 		return Begun{}, refuse(CodeActive, "restore the device from its backup and go on where it was",
 			"record %s, generation %d, is %s: its package is not sent again", d.Record.Short(), d.Generation, d.State)
-	case err != nil || u.Next != d.Generation+1:
+	}
+	u, err := b.records.Unlocked(ctx, d.Record)
+	switch {
+	case err != nil && !errors.Is(err, records.ErrNotFound):
+		return Begun{}, err
+	case err != nil || u.Next != id.Generation:
 		return Begun{}, refuse(CodeActive, "to provision it anew, have an operator run spp statement unlock; to repair its flash, restore it from the registry",
-			"record %s has its identity already: generation %d is %s", d.Record.Short(), d.Generation, d.State)
-	case b.hello.Suite != d.Suite:
-		return Begun{}, refuse(CodeConflict, "look for what stands between station and chip", "record %s was begun %s, now it comes %s", d.Record.Short(), d.Suite, b.hello.Suite)
+			"record %s has its identity already: generation %d is %s", d.Record.Short(), holds.Generation, holds.State)
+	case b.hello.Suite != holds.Suite:
+		return Begun{}, b.otherSuite(ctx, id, holds)
+	}
+	if err := b.keys.ready(); err != nil {
+		return Begun{}, err
 	}
 	done, err := b.quotas.take(ctx, b.records, b.station, b.now())
 	if err != nil {
 		return Begun{}, err
 	}
-	err = b.license(ctx, d.Generation+1, d.Identity, d.Batch)
+	err = b.license(ctx, id.Generation, holds.Identity, holds.Batch)
 	done(err == nil)
 	if errors.Is(err, records.ErrChipActive) {
 		return Begun{}, refuse(CodeActive, "finish the generation that is on the line first", "record %s has a generation on the line", d.Record.Short()).because(err)
@@ -159,15 +213,26 @@ func (b *beginning) next(ctx context.Context) (Begun, error) {
 	return b.assemble(ctx)
 }
 
+// otherSuite refuses a chip that comes attested and was not before, or the
+// other way round: somebody may stand between it and the station.
+func (b *beginning) otherSuite(ctx context.Context, id deviceID, had records.Device) error {
+	return b.conflict(ctx, b.station, id, "begin", "the chip comes with another suite than before",
+		facts{"expected_suite": had.Suite.String(), "came_suite": b.hello.Suite.String(), "came_hello": digest(b.hello.m1)},
+		"look for what stands between station and chip", "record %s was begun %s, now it comes %s", id.Record.Short(), had.Suite, b.hello.Suite)
+}
+
 // again goes on with a device that was reserved: after a crash, or with a new
 // hello, whose transfer replaces the one before.
 func (b *beginning) again(ctx context.Context) (Begun, error) {
 	d, h := b.device, b.hello
 	if d.Suite != h.Suite {
-		return Begun{}, refuse(CodeConflict, "look for what stands between station and chip", "record %s was begun %s, now it comes %s", d.Record.Short(), d.Suite, h.Suite)
+		return Begun{}, b.otherSuite(ctx, deviceID{d.Record, d.Generation}, d)
 	}
 	if len(d.Package) > 0 && h.Suite == keypackage.SuiteUnattested {
-		return Begun{}, b.burn(ctx)
+		return Begun{}, b.lost(ctx)
+	}
+	if err := b.keys.ready(); err != nil {
+		return Begun{}, err
 	}
 	var err error
 	if b.secrets, err = b.openSecrets(ctx, d); err != nil {
@@ -176,25 +241,34 @@ func (b *beginning) again(ctx context.Context) (Begun, error) {
 	return b.assemble(ctx)
 }
 
-// burn ends the identity of an unattested chip that asks for a second transfer:
-// nobody can tell whether the same chip asks, so the keys that were sent may
-// be in another one.
-func (b *beginning) burn(ctx context.Context) error {
+// lost burns the identity of an unattested chip that asks for a second
+// transfer: nobody can tell whether the same chip asks, so the keys that were
+// sent may be in another one. Where it was a next generation only that is
+// burned: another unlock statement is due.
+func (b *beginning) lost(ctx context.Context) error {
 	const reason = "an unattested chip asked for a second transfer"
 	d := b.device
+	id := deviceID{d.Record, d.Generation}
 	// A crash in between leaves a reservation in the pool whose device is
 	// burned; house-keeping burns it there.
-	if err := b.records.Burned(ctx, d.Identity, d.Batch, reason); err != nil {
+	_, err := b.earlier(ctx, d)
+	switch {
+	case errors.Is(err, records.ErrNotFound):
+		err = b.burn(ctx, d, reason)
+	case err == nil:
+		err = b.records.AbandonStale(ctx, d.Record, d.Generation, reason)
+	}
+	if errors.Is(err, records.ErrConflict) {
+		return errors.Join(errRaced, err)
+	}
+	if err != nil {
 		return err
 	}
-	if err := b.pool.Burn(ctx, d.Identity, reason); err != nil {
-		return err
-	}
-	id := deviceID{d.Record, d.Generation}
 	b.cache.drop(ctx, id)
-	b.incident(ctx, b.station, id, CodeTransferLost, reason)
-	return refuse(CodeTransferLost, "begin the device again: it gets another identity",
-		"record %s is unattested and had its only transfer: the identity is burned", d.Record.Short())
+	b.flights.land(d.Record)
+	b.incident(ctx, b.station, id, CodeTransferLost, "begin", reason, facts{"expected_hello": digest(d.Hello), "came_hello": digest(b.hello.m1)})
+	return refuse(CodeTransferLost, "begin the device again: it gets another identity, or, after an unlock statement, the next generation",
+		"record %s is unattested and had its only transfer: generation %d is burned", d.Record.Short(), d.Generation)
 }
 
 // assemble makes package and reply of a device that is reserved.

@@ -30,7 +30,7 @@ func (b *beginning) claim(ctx context.Context, keys *deviceKeys) error {
 			vouch, err := keys.named[e.Name].MAC(ctx, keypackage.CheckMessage(m, entry.Key))
 			if err != nil {
 				b.cache.drop(ctx, keys.id) // the handle may be at fault: the next try derives again
-				return inHSM(err)
+				return err
 			}
 			entry.Vouch = vouch
 		case e.Source == profile.Value:
@@ -78,7 +78,7 @@ func (b *beginning) sign(ctx context.Context) error {
 	}
 	c, err := b.keys.SignCertificate(ctx, b.device.Claims)
 	if err != nil {
-		return inHSM(err)
+		return err
 	}
 	b.device.Certificate = c.Bytes()
 	return nil

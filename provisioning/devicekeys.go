@@ -68,7 +68,7 @@ func (c *keyCache) take(ctx context.Context, id deviceID) *deviceKeys {
 	var dead []*deviceKeys
 	switch {
 	case k == nil:
-	case c.now().Sub(k.born) > deviceKeysTTL:
+	case c.tooOld(k):
 		dead = c.remove(dead, k)
 		k = nil
 	default:
@@ -78,6 +78,13 @@ func (c *keyCache) take(ctx context.Context, id deviceID) *deviceKeys {
 	c.mu.Unlock()
 	c.destroy(ctx, dead)
 	return k
+}
+
+// tooOld tells whether keys waited too long; a clock that jumped either way has
+// them derived again.
+func (c *keyCache) tooOld(k *deviceKeys) bool {
+	age := c.now().Sub(k.born)
+	return age < 0 || age > deviceKeysTTL
 }
 
 // put keeps freshly derived keys; the caller uses and releases what it gets.
@@ -127,7 +134,7 @@ func (c *keyCache) sweep(ctx context.Context, all bool) {
 	c.mu.Lock()
 	var dead []*deviceKeys
 	for _, k := range c.byID {
-		if all || c.now().Sub(k.born) > deviceKeysTTL {
+		if all || c.tooOld(k) {
 			dead = c.remove(dead, k)
 		}
 	}

@@ -29,6 +29,26 @@
 //	records: published        then the pool forgets the identity and its key material
 //	records: shipped
 //
+// The SPP may be several processes on the same databases: what a row says
+// decides, and who finds that another was faster reads it again.
+//
+// # When something is not as it should be
+//
+// A request that differs from one that was answered, or that another device's
+// bytes came with, is refused and kept as an incident with what was expected and
+// what came. A record is set apart by the SPP alone only where two holders of one
+// key are proven, and never a device in the field. A station that is over its
+// quota, expired or revoked is told so with every call.
+//
+// What is away is no reason to forget: entries wait in the outbox until the
+// registry takes them; the HSM is left alone while it fails (breaker, guard), and
+// stations are told when to ask again. What nobody went on with for a
+// reservation's life is burned, never returned, and only while the clocks of all
+// three machines agree.
+//
+// A stop begins no device and serves those in flight to their end, for a
+// bounded time; a kill at any moment loses nothing.
+//
 // # No entry, no act
 //
 // Deriving a device's keys and signing its claims is licensed by an entry of

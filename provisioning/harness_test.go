@@ -247,9 +247,20 @@ func (l *line) startSequencer(t testing.TB) {
 
 func (l *line) serve(t testing.TB, h http.Handler, role, name string) *httptest.Server {
 	t.Helper()
+	return l.serveWith(t, h, role, name, true)
+}
+
+// serveWith serves behind TLS that asks for a client's certificate, and verifies
+// it or not.
+func (l *line) serveWith(t testing.TB, h http.Handler, role, name string, verify bool) *httptest.Server {
+	t.Helper()
+	auth := tls.RequireAndVerifyClientCert
+	if !verify {
+		auth = tls.RequireAnyClientCert
+	}
 	server := httptest.NewUnstartedServer(h)
 	server.EnableHTTP2 = true
-	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: l.ca.pool,
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: auth, ClientCAs: l.ca.pool,
 		Certificates: []tls.Certificate{l.ca.issue(t, time.Hour, grant.PeerURI(dev, role, name))}}
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	server.StartTLS()
@@ -298,7 +309,7 @@ func (l *line) start(t testing.TB, change ...func(*provisioning.Config)) *spp {
 	mux.Handle(provisioning.NewHandler(s.Assembly))
 	s.server = l.serve(t, mux, "spp", "spp-1")
 	s.stop = sync.OnceFunc(func() {
-		s.Stop()
+		s.Halt()
 		s.server.Close()
 		cancel()
 		<-ended

@@ -63,8 +63,12 @@ func (a *Assembly) attest(ctx context.Context, s Station, p profile.Profile, h h
 		return err
 	}
 	switch {
+	case chip.Contested != "":
+		return refuse(CodeContested, "set the device aside: two chips may have one chip ID; an operator judges and runs spp device release",
+			"the chip of record %s is contested: two delivery lists claim it", id.Record.Short())
 	case !signed && listed:
-		a.incident(ctx, s, id, CodeUnattested, "a listed chip came without attestation")
+		a.incident(ctx, s, id, CodeUnattested, "begin", "a listed chip came without attestation",
+			facts{"expected_key": digest(chip.Attestation.SPKI()), "came_hello": digest(h.m1)})
 		return refuse(CodeUnattested, "a listed chip is never taken unattested: look for what stands between station and chip",
 			"record %s is listed, its hello is not attested", id.Record.Short())
 	case !signed && !p.AllowUnattested:
@@ -77,7 +81,11 @@ func (a *Assembly) attest(ctx context.Context, s Station, p profile.Profile, h h
 			"no delivery list names the chip of record %s", id.Record.Short())
 	}
 	if _, err := statement.Open(raw, statement.Attestation, chip.Attestation, keypackage.MaxHello); err != nil {
-		a.incident(ctx, s, id, CodeAttestation, "a hello was not signed by the chip's attestation key")
+		f := facts{"expected_key": digest(chip.Attestation.SPKI()), "came_hello": digest(h.m1)}
+		if _, claimed, err := statement.Unverified(raw, statement.Attestation, keypackage.MaxHello); err == nil {
+			f["came_key_id"] = claimed.String()
+		}
+		a.incident(ctx, s, id, CodeAttestation, "begin", "a hello was not signed by the chip's attestation key", f)
 		return refuse(CodeAttestation, "set the device aside: it is not the chip it says it is, or its message was changed on the way",
 			"the hello of record %s is not signed by the key that the delivery list names", id.Record.Short()).because(err)
 	}

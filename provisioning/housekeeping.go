@@ -36,8 +36,8 @@ func (a *Assembly) houseKeeping(ctx context.Context) {
 		bound, cancel := context.WithTimeout(ctx, keepingTimeout)
 		a.cache.sweep(bound, false)
 		errs := []error{a.gauges(bound)}
-		if time.Since(reconciled) >= reconcileEvery {
-			errs = append(errs, a.reconcile(bound))
+		if time.Since(reconciled) >= reconcileEvery { // the runtime's monotonic clock: no jump makes it wait
+			errs = append(errs, a.reconcile(bound), a.burnStale(bound))
 			reconciled = time.Now()
 		}
 		cancel()
@@ -78,17 +78,17 @@ func (a *Assembly) gauges(ctx context.Context) error {
 	a.metrics.aside.Set(float64(setAside))
 	age := 0.0
 	if !oldest.IsZero() {
-		age = max(0, time.Since(oldest).Seconds())
+		age = max(0, a.now().Sub(oldest).Seconds())
 	}
 	a.metrics.oldest.Set(age)
 	return nil
 }
 
 // reconcile ends what a crash left between records and pool: identities still
-// reserved whose devices are published or burned. A reservation without a
-// device row is left alone; its chip may come back.
+// reserved whose devices are published, scrapped or burned. A reservation
+// without a device row is left alone; its chip may come back (burnStale).
 func (a *Assembly) reconcile(ctx context.Context) error {
-	reserved, err := a.pool.Reservations(ctx, time.Now().Add(-settled))
+	reserved, err := a.pool.Reservations(ctx, settled)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,9 @@ func (a *Assembly) reconcile(ctx context.Context) error {
 			return err
 		case d.Identity != r.Identity:
 			continue
-		case d.State.Ever():
+		case !d.PublishedAt.IsZero(), d.State == records.Scrapped:
+			// The identity of a scrapped board was given out for good: it is another
+			// chip's by now, or nobody's.
 			err = a.pool.Use(ctx, r.Identity)
 		case d.State == records.Burned:
 			err = a.pool.Burn(ctx, r.Identity, "its device is burned")
@@ -141,9 +143,13 @@ func (h *headSigner) run(ctx context.Context) {
 	tick := time.NewTicker(headLook)
 	defer tick.Stop()
 	for last := false; ; {
-		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepingTimeout)
+		limit := keepingTimeout
+		if last {
+			limit = finishTime
+		}
+		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		head, err := h.log.Head(bound)
-		if err == nil && head.Seq > signed && (last || head.Seq-signed >= headEntries || h.now().Sub(at) >= headEvery) {
+		if err == nil && head.Seq > signed && (last || head.Seq-signed >= headEntries || h.now().Sub(at) >= headEvery || h.now().Before(at)) {
 			if head, err = h.log.SignHead(bound, h.sign); err == nil {
 				signed, at = head.Seq, h.now()
 			}

@@ -10,7 +10,8 @@ import (
 
 // Keys is what the assembly asks of the maker's HSM. All methods are safe for
 // concurrent use and bounded in time by their context. An error that matches
-// statement.ErrSignature speaks of the data; every other one of the HSM.
+// statement.ErrSignature or ErrForm, or has a method DataFault() bool that
+// gives true, speaks of the data; of others Config.KeyFault says whose they are.
 type Keys interface {
 	// ROMKey is the public half of the identity-signing key: what a device has
 	// in its ROM.
@@ -31,4 +32,6 @@ type Keys interface {
 	Random(ctx context.Context, n int) ([]byte, error)
 	// SignAuditHead makes a statement.AuditHead over its payload.
 	SignAuditHead(ctx context.Context, payload []byte) ([]byte, error)
+	// Check tells whether the HSM works, by reading a key; it uses none.
+	Check(ctx context.Context) error
 }

@@ -71,7 +71,7 @@ func (a *Assembly) derive(ctx context.Context, d records.Device, ids []keypackag
 			bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 			defer cancel()
 			destroyAll(bound, a.log, named)
-			return nil, inHSM(err)
+			return nil, err
 		}
 		named[id.Name] = key
 	}

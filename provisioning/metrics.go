@@ -20,6 +20,11 @@ type Metrics struct {
 	aside      prometheus.Gauge
 	setAside   prometheus.Counter
 	deviceKeys prometheus.Gauge
+	flights    prometheus.Gauge
+	incidents  *prometheus.CounterVec // kind
+	burned     prometheus.Counter
+	skew       prometheus.Gauge
+	breaker    prometheus.Gauge
 }
 
 // NewMetrics makes the metrics and registers them.
@@ -57,8 +62,24 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		deviceKeys: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "devicekeys_device_keys_cached", Help: "Devices whose keys wait in the HSM for their next step.",
 		}),
+		flights: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "devicekeys_devices_in_flight", Help: "Devices that took a step here lately and have more to come: what a stop waits for.",
+		}),
+		incidents: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "devicekeys_incidents_total", Help: "Incidents that this process met, by kind; the records have them with all facts.",
+		}, []string{"kind"}),
+		burned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "devicekeys_reservations_burned_total", Help: "Reservations and unfinished devices that this process burned because nobody went on with them.",
+		}),
+		skew: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "devicekeys_clock_skew_seconds", Help: "How far the clocks of this machine and of the databases pool and records are apart, in seconds; above 300 nothing is burned for its age.",
+		}),
+		breaker: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "devicekeys_hsm_breaker_open", Help: "1 while the HSM fails and is not asked, else 0.",
+		}),
 	}
-	r.MustRegister(m.devices, m.refusals, m.seconds, m.free, m.lag, m.oldest, m.outbox, m.aside, m.setAside, m.deviceKeys)
+	r.MustRegister(m.devices, m.refusals, m.seconds, m.free, m.lag, m.oldest, m.outbox, m.aside, m.setAside, m.deviceKeys,
+		m.flights, m.incidents, m.burned, m.skew, m.breaker)
 	return m
 }
 

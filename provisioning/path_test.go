@@ -28,6 +28,7 @@ type fixture struct {
 	restored  []byte
 	published *provisioningrpc.PublishResponse
 	locked    []byte
+	at        int // the next step, where a test takes them one by one
 }
 
 func on(station provisioningrpc.AssemblyServiceClient, d *hand) *fixture {

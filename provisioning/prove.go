@@ -53,7 +53,8 @@ func (c *challenges) valid(b [32]byte, record identity.RecordID, now time.Time) 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ch, ok := c.issued[b]
-	return ok && ch.record == record && now.Sub(ch.at) <= challengeTTL
+	age := now.Sub(ch.at)
+	return ok && ch.record == record && age >= 0 && age <= challengeTTL // a clock that jumped either way asks for another
 }
 
 // Challenge begins a check that a device holds the keys of its newest
@@ -87,7 +88,7 @@ func (a *Assembly) Prove(ctx context.Context, s Station, record identity.RecordI
 		return 0, err
 	}
 	defer unlock()
-	if err := a.checkMAC(ctx, s, d, keypackage.AliveMessage(sha256.Sum256(d.Claims), b), mac, "the proof"); err != nil {
+	if err := a.checkMAC(ctx, s, d, "prove", keypackage.AliveMessage(sha256.Sum256(d.Claims), b), mac, "the proof"); err != nil {
 		return 0, err
 	}
 	if d.State == records.Shipped {
@@ -99,7 +100,7 @@ func (a *Assembly) Prove(ctx context.Context, s Station, record identity.RecordI
 // proving gives the generation that a device should hold: the newest one that
 // it was restored with.
 func (a *Assembly) proving(ctx context.Context, s Station, record identity.RecordID) (records.Device, error) {
-	if _, err := a.line(s); err != nil {
+	if _, err := a.admit(ctx, s); err != nil {
 		return records.Device{}, err
 	}
 	d, err := a.records.Newest(ctx, record)
@@ -124,14 +125,30 @@ func (a *Assembly) proving(ctx context.Context, s Station, record identity.Recor
 	return d, notDue("a proof", d)
 }
 
-// Status says how far a record's newest generation is. It changes nothing.
+// Status says how far a record's newest generation is. A chip that waits for the
+// identity of a scrapped board is planned; it may have no generation yet. It
+// changes nothing.
 func (a *Assembly) Status(ctx context.Context, s Station, record identity.RecordID) (records.Device, error) {
-	if _, err := a.line(s); err != nil {
+	if _, err := a.admit(ctx, s); err != nil {
 		return records.Device{}, err
 	}
 	d, err := a.records.Newest(ctx, record)
-	if errors.Is(err, records.ErrNotFound) || err == nil && d.Line != s.Line {
+	none := errors.Is(err, records.ErrNotFound)
+	switch {
+	case err != nil && !none:
+		return d, err
+	case !none && d.Line != s.Line:
+		return records.Device{}, unknownDevice(record)
+	case !none && d.State != records.Burned:
+		return d, nil
+	}
+	switch _, missing := a.records.Planned(ctx, record); {
+	case missing == nil:
+		return records.Device{Record: record, Generation: d.Generation, State: records.Planned}, nil
+	case !errors.Is(missing, records.ErrNotFound):
+		return records.Device{}, missing
+	case none:
 		return records.Device{}, unknownDevice(record)
 	}
-	return d, err
+	return d, nil
 }

@@ -31,8 +31,12 @@ type Published struct {
 
 // Publish waits, for a bounded time, until the registry has acknowledged the
 // device's entry (steps 7 and 8), and answers with the message that locks the
-// device. Repeating it gives the same message.
+// device. Repeating it gives the same message. While the registry is known to be
+// away it does not wait.
 func (a *Assembly) Publish(ctx context.Context, s Station, record identity.RecordID, g identity.Generation) (Published, error) {
+	if _, err := a.admit(ctx, s); err != nil {
+		return Published{}, err
+	}
 	d, err := a.published(ctx, s, deviceID{record, g})
 	if err != nil {
 		return Published{}, err
@@ -48,6 +52,7 @@ func (a *Assembly) Publish(ctx context.Context, s Station, record identity.Recor
 		p.MAC, err = k.MAC(ctx, message)
 		return err
 	})
+	a.inFlight(d)
 	return p, err
 }
 
@@ -55,7 +60,7 @@ func (a *Assembly) Publish(ctx context.Context, s Station, record identity.Recor
 func (a *Assembly) published(ctx context.Context, s Station, id deviceID) (records.Device, error) {
 	// Waiting begins before looking: what happens in between is not missed.
 	done, leave := a.publisher.wait(id)
-	defer leave()
+	defer func() { leave() }()
 	deadline := time.NewTimer(publishWait)
 	defer deadline.Stop()
 	again := time.NewTicker(lookAgain)
@@ -70,15 +75,22 @@ func (a *Assembly) published(ctx context.Context, s Station, id deviceID) (recor
 		case d.State != records.Restored:
 			return d, notDue("publish", d)
 		case d.SetAside != "":
+			a.flights.land(id.Record)
 			return d, refuse(CodeSetAside, "set the device aside and have an operator look at spp status", "the registry refused the entry of record %s: %s", id.Record.Short(), d.SetAside)
 		}
+		if retry, away := a.publisher.ask(); away {
+			return d, a.unpublished(id, retry)
+		}
+		a.inFlight(d)
 		select {
 		case <-done:
+			// What is told is told once; it may have been that the registry is away.
+			leave()
+			done, leave = a.publisher.wait(id)
 		case <-again.C:
 		case <-deadline.C:
-			return d, refuse(CodePublication, "go on with other devices and ask again: the entry is safe and goes out as soon as the registry is back",
-				"the registry has not acknowledged the entry of record %s yet", id.Record.Short()).after(retryAfter)
-		case <-a.stopping:
+			return d, a.unpublished(id, retryAfter)
+		case <-a.halted:
 			return d, refuse(CodeStopping, "ask again: the entry is safe", "the SPP is stopping").after(retryAfter)
 		case <-ctx.Done():
 			return d, ctx.Err()
@@ -86,15 +98,30 @@ func (a *Assembly) published(ctx context.Context, s Station, id deviceID) (recor
 	}
 }
 
+// unpublished tells a station that its device's entry waits. The device is put
+// away meanwhile, so a stop does not wait for it.
+func (a *Assembly) unpublished(id deviceID, retry time.Duration) *Refusal {
+	a.flights.land(id.Record)
+	return refuse(CodePublication, "go on with other devices and ask again: the entry is safe and goes out as soon as the registry is back",
+		"the registry has not acknowledged the entry of record %s yet", id.Record.Short()).after(retry)
+}
+
 // Locked takes a device's word that it is locked: it ships (step 9). Without it
 // nothing is shipped.
 func (a *Assembly) Locked(ctx context.Context, s Station, record identity.RecordID, g identity.Generation, mac []byte) error {
-	id := deviceID{record, g}
+	if _, err := a.admit(ctx, s); err != nil {
+		return err
+	}
 	unlock, err := a.locks.lock(ctx, record)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	_, err = raced(record, func() (struct{}, error) { return struct{}{}, a.locked(ctx, s, deviceID{record, g}, mac) })
+	return err
+}
+
+func (a *Assembly) locked(ctx context.Context, s Station, id deviceID, mac []byte) error {
 	d, err := a.device(ctx, s, id)
 	if err != nil {
 		return err
@@ -107,15 +134,20 @@ func (a *Assembly) Locked(ctx context.Context, s Station, record identity.Record
 	}
 	// A shipped device's MAC is checked again: the same word is confirmed, a
 	// wrong one refused, at the price of deriving the key once more.
-	if err := a.checkMAC(ctx, s, d, keypackage.LockedMessage(sha256.Sum256(d.Claims)), mac, "the locked device"); err != nil {
+	if err := a.checkMAC(ctx, s, d, "locked", keypackage.LockedMessage(sha256.Sum256(d.Claims)), mac, "the locked device"); err != nil {
 		return err
 	}
 	// A crash before this leaves the device published and locked: it says so
 	// again as often as it is asked.
-	if err := a.records.Shipped(ctx, record, g); err != nil {
+	err = a.records.Shipped(ctx, id.Record, id.Generation)
+	if errors.Is(err, records.ErrConflict) {
+		return errors.Join(errRaced, err) // quarantined, or replaced by a next generation
+	}
+	if err != nil {
 		return err
 	}
 	a.cache.drop(ctx, id)
+	a.flights.land(id.Record)
 	return nil
 }
 
@@ -123,6 +155,9 @@ func (a *Assembly) Locked(ctx context.Context, s Station, record identity.Record
 // may have died with its session since Begin: then f is called once more, with
 // the key derived again.
 func (a *Assembly) withProving(ctx context.Context, actor string, d records.Device, f func(keypackage.MACKey) error) error {
+	if err := a.keys.ready(); err != nil {
+		return err
+	}
 	m, err := keypackage.ParseManifest(d.Manifest)
 	if err != nil {
 		return err
@@ -143,11 +178,8 @@ func (a *Assembly) withProving(ctx context.Context, actor string, d records.Devi
 			err = f(key)
 		}
 		a.cache.release(ctx, keys)
-		if err == nil || errors.Is(err, statement.ErrSignature) {
+		if err == nil || a.keys.faultOf(err) == FaultRequest || a.keys.ready() != nil || attempt == 2 || ctx.Err() != nil {
 			return err
-		}
-		if attempt == 2 || ctx.Err() != nil {
-			return inHSM(err)
 		}
 		a.cache.drop(ctx, keys.id)
 	}
@@ -155,12 +187,13 @@ func (a *Assembly) withProving(ctx context.Context, actor string, d records.Devi
 
 // checkMAC checks a device's MAC inside the HSM. A wrong one is refused and
 // kept as an incident; nothing else changes.
-func (a *Assembly) checkMAC(ctx context.Context, s Station, d records.Device, message, mac []byte, of string) error {
+func (a *Assembly) checkMAC(ctx context.Context, s Station, d records.Device, step string, message, mac []byte, of string) error {
 	err := a.withProving(ctx, s.actor(), d, func(k keypackage.MACKey) error { return k.Verify(ctx, message, mac) })
 	if !errors.Is(err, statement.ErrSignature) {
 		return err
 	}
-	a.incident(ctx, s, deviceID{d.Record, d.Generation}, CodeMAC, "the MAC of "+of+" is wrong")
+	a.incident(ctx, s, deviceID{d.Record, d.Generation}, CodeMAC, step, "the MAC of "+of+" is wrong",
+		facts{"state": string(d.State), "message": digest(message)})
 	return refuse(CodeMAC, "set the device aside: it does not hold the key it was given, or its message was changed on the way",
 		"the MAC of %s, record %s, was not made with the device's key", of, d.Record.Short()).because(err)
 }

@@ -18,13 +18,16 @@ const (
 	CodeManifest     Code = "manifest"       // the backup holds another manifest
 
 	// The station or the chip may not.
-	CodeStation      Code = "station"       // no certificate that grants anything here
-	CodeLine         Code = "line"          // the SPP does not serve this product line
-	CodeTACRange     Code = "tac-range"     // the pool has identities, none in the station's range
-	CodeUnlistedChip Code = "unlisted-chip" // no delivery list names the chip
-	CodeAttestation  Code = "attestation"   // not signed by the chip's attestation key
-	CodeUnattested   Code = "unattested"    // the line takes attested chips only, or this chip is listed
-	CodeMAC          Code = "mac"           // not made with the device's key
+	CodeStation      Code = "station"         // no certificate that grants anything here
+	CodeExpired      Code = "station-expired" // the station's certificate is past its end
+	CodeRevoked      Code = "station-revoked" // an operator revoked it
+	CodeLine         Code = "line"            // the SPP does not serve this product line
+	CodeTACRange     Code = "tac-range"       // the pool has identities, none in the station's range
+	CodeUnlistedChip Code = "unlisted-chip"   // no delivery list names the chip
+	CodeAttestation  Code = "attestation"     // not signed by the chip's attestation key
+	CodeUnattested   Code = "unattested"      // the line takes attested chips only, or this chip is listed
+	CodeContested    Code = "contested"       // two delivery lists claim the chip
+	CodeMAC          Code = "mac"             // not made with the device's key
 
 	// The device or its chip is not in the state for this call.
 	CodeOtherRealm   Code = "other-realm"

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/identity"
@@ -47,7 +49,8 @@ func (b *beginning) reserve(ctx context.Context, g identity.Generation) error {
 		err = b.license(ctx, g, r.Identity, r.Batch)
 		switch {
 		case errors.Is(err, records.ErrIdentityUsed):
-			b.incident(ctx, s, deviceID{record, g}, CodeConflict, fmt.Sprintf("the pool gave %s %s, which was used before; it is burned there", r.Identity.Type(), r.Identity))
+			b.incident(ctx, s, deviceID{record, g}, CodeConflict, "begin", fmt.Sprintf("the pool gave %s %s, which was used before; it is burned there", r.Identity.Type(), r.Identity),
+				facts{"batch": strconv.FormatInt(r.Batch, 10)})
 			if err := b.pool.Burn(ctx, r.Identity, "used before, as the records know"); err != nil {
 				return err
 			}
@@ -59,6 +62,39 @@ func (b *beginning) reserve(ctx context.Context, g identity.Generation) error {
 	}
 	return refuse(CodeConflict, "stop the line: the pool holds identities that were used before; was it restored from an old backup?",
 		"the pool of product line %q gave %d identities in a row that were used before", b.profile.Name, maxStale)
+}
+
+// move gives a chip the identity of a scrapped board, as an operator planned. The
+// pool is not asked: the identity left it with the old board.
+//
+// The old record's scrap entry stands in the registry first: otherwise two
+// records could be served for one identity.
+func (b *beginning) move(ctx context.Context, g identity.Generation, plan records.Plan) error {
+	s, id := b.station, deviceID{plan.Record, g}
+	if !plan.Clear {
+		retry, away := b.publisher.ask()
+		if !away {
+			retry = retryAfter
+		}
+		return refuse(CodePublication, "ask again: the entry is safe and goes out as soon as the registry is back; if it was set aside, spp outbox list says why",
+			"the registry has not yet taken note that record %s is scrapped, whose identity record %s gets", plan.From.Short(), plan.Record.Short()).after(retry)
+	}
+	if plan.Identity.Type() != b.profile.Identity {
+		return refuse(CodeProfile, "take the chip to the product line of the scrapped board", "record %s gets an identity of type %s, product line %q has %s",
+			plan.Record.Short(), plan.Identity.Type(), b.profile.Name, b.profile.Identity)
+	}
+	if err := s.Allows(plan.Identity); err != nil {
+		return refuse(CodeTACRange, "take the device to a station of the identity's range", "%v", err).because(err)
+	}
+	err := b.license(ctx, g, plan.Identity, plan.Batch)
+	switch {
+	case errors.Is(err, records.ErrIdentityUsed):
+		return b.conflict(ctx, s, id, "begin", "the identity that a board swap planned for the chip is another record's", facts{"from_record": plan.From.String()},
+			"set the device aside and have an operator look at both: spp device show", "the identity that record %s was to get is in use", id.Record.Short())
+	case errors.Is(err, records.ErrChipActive):
+		return refuse(CodeActive, "look the record up: spp device show", "the chip of record %s is active already", id.Record.Short()).because(err)
+	}
+	return err
 }
 
 // ranges is what the station's certificate says about type allocation codes,
@@ -79,10 +115,14 @@ func ranges(s Station, p profile.Profile) []pool.Range {
 // claims.
 func (b *beginning) license(ctx context.Context, g identity.Generation, id identity.Identity, batch int64) error {
 	p := b.profile
+	issued := b.now().Unix()
+	if issued <= 0 || issued > math.MaxUint32 {
+		return fmt.Errorf("this machine's clock says %s: a certificate can't be issued then; set it right", b.now().UTC())
+	}
 	d := records.Device{
 		Record: b.hello.ChipID.RecordID(), ChipID: b.hello.ChipID, Generation: g, Identity: id, Batch: batch,
 		Realm: b.realm, Line: p.Name, Station: b.station.Station, State: records.Reserved,
-		Suite: b.hello.Suite, IssuedAt: uint32(b.now().Unix()), KDF: p.KDF, Master: p.MasterVersion,
+		Suite: b.hello.Suite, IssuedAt: uint32(issued), KDF: p.KDF, Master: p.MasterVersion,
 	}
 	wipe(b.secrets) // of an identity that was used before
 	var err error

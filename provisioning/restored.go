@@ -16,24 +16,32 @@ import (
 // Restored takes a device's proof that it was erased, restored from its backup
 // and booted. From then on its registry entry waits in the outbox.
 func (a *Assembly) Restored(ctx context.Context, s Station, record identity.RecordID, g identity.Generation, mac []byte) error {
-	id := deviceID{record, g}
+	if _, err := a.admit(ctx, s); err != nil {
+		return err
+	}
 	unlock, err := a.locks.lock(ctx, record)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	_, err = raced(record, func() (struct{}, error) { return struct{}{}, a.restored(ctx, s, deviceID{record, g}, mac) })
+	return err
+}
+
+func (a *Assembly) restored(ctx context.Context, s Station, id deviceID, mac []byte) error {
 	d, err := a.device(ctx, s, id)
 	if err != nil {
 		return err
 	}
+	a.inFlight(d)
 	switch d.State {
 	case records.Confirmed:
 	case records.Restored, records.Published, records.Shipped, records.Superseded:
 		if bytes.Equal(d.Proof, mac) {
 			return nil
 		}
-		a.incident(ctx, s, id, CodeConflict, "a second proof of restoration differs from the first")
-		return refuse(CodeConflict, "go on: the device's proof is kept", "record %s, generation %d, was restored with another proof", record.Short(), g)
+		return a.conflict(ctx, s, id, "restored", "a second proof of restoration differs from the first", facts{"state": string(d.State), "expected_backup": digest(d.Backup)},
+			"go on: the device's proof is kept", "record %s, generation %d, was restored with another proof", d.Record.Short(), d.Generation)
 	default:
 		return notDue("the proof of restoration", d)
 	}
@@ -41,7 +49,7 @@ func (a *Assembly) Restored(ctx context.Context, s Station, record identity.Reco
 		return refuse(CodeMalformed, "look at the device's software", "the MAC has %d bytes, %d are expected", len(mac), macSize)
 	}
 	claims, backup := sha256.Sum256(d.Claims), sha256.Sum256(d.Backup)
-	if err := a.checkMAC(ctx, s, d, keypackage.RestoredMessage(claims, backup, d.Challenge), mac, "the proof of restoration"); err != nil {
+	if err := a.checkMAC(ctx, s, d, "restored", keypackage.RestoredMessage(claims, backup, d.Challenge), mac, "the proof of restoration"); err != nil {
 		return err
 	}
 	entry, err := a.entry(ctx, d)
@@ -51,9 +59,9 @@ func (a *Assembly) Restored(ctx context.Context, s Station, record identity.Reco
 	// The entry's bytes hold a random nonce: they are stored before anybody sees
 	// them, so that every submission brings the same ones. A crash before this
 	// leaves the device confirmed; it proves its restoration again.
-	_, err = a.records.Restored(ctx, record, g, mac, entry)
+	_, err = a.records.Restored(ctx, id.Record, id.Generation, mac, entry)
 	if errors.Is(err, records.ErrConflict) {
-		return refuse(CodeConflict, "send the request again", "record %s, generation %d, moved on meanwhile", record.Short(), g).because(err).after(retryAfter)
+		return errors.Join(errRaced, err)
 	}
 	if err != nil {
 		return err
@@ -71,7 +79,7 @@ func (a *Assembly) entry(ctx context.Context, d records.Device) ([]byte, error) 
 		if err != nil {
 			return nil, err
 		}
-		if before.State.Ever() {
+		if !before.PublishedAt.IsZero() {
 			e.Type = registry.Supersede
 		}
 	}

@@ -85,7 +85,7 @@ func (a *Assembly) drawSecrets(ctx context.Context, p profile.Profile, id identi
 func (a *Assembly) random(ctx context.Context, n int) ([]byte, error) {
 	b, err := a.keys.Random(ctx, n)
 	if err != nil {
-		return nil, inHSM(err)
+		return nil, err
 	}
 	if len(b) != n {
 		return nil, inHSM(fmt.Errorf("the HSM gave %d random bytes, %d were asked for", len(b), n))
@@ -129,7 +129,7 @@ func (a *Assembly) keepSecrets(ctx context.Context, p profile.Profile, d records
 		sealed, err := a.keys.SealSecret(ctx, keypackage.PoolAAD(a.realm, d.Batch, d.Identity, e.Name), plaintext)
 		clear(plaintext)
 		if err != nil {
-			return nil, inHSM(err)
+			return nil, err
 		}
 		kept = append(kept, records.SealedSecret{Entry: e.Name, Sealed: sealed.Encode()})
 	}
@@ -150,7 +150,7 @@ func (a *Assembly) openSecrets(ctx context.Context, d records.Device) (secretsBy
 		plaintext, err := a.keys.OpenSecret(ctx, keypackage.PoolAAD(a.realm, d.Batch, d.Identity, kept.Entry), sealed)
 		if err != nil {
 			wipe(secrets)
-			return nil, inHSM(err)
+			return nil, err
 		}
 		var s keypackage.Secret
 		err = detcbor.Unmarshal(plaintext, &s, maxKept)

@@ -37,7 +37,7 @@ var _ provisioningrpc.AssemblyServiceHandler = (*Service)(nil)
 // a certificate and nobody else. It speaks Connect, gRPC and gRPC-Web.
 func NewHandler(a *Assembly) (path string, h http.Handler) {
 	path, h = provisioningrpc.NewAssemblyServiceHandler(&Service{a}, connect.WithReadMaxBytes(maxRequest))
-	return path, RequireStation(h)
+	return path, a.requireStation(h)
 }
 
 // call runs one step for the calling station.
@@ -73,7 +73,7 @@ func (a *Assembly) logRefusal(ctx context.Context, step string, r *Refusal) {
 	switch {
 	case r.code == CodeInternal:
 		a.log.ErrorContext(ctx, "a call failed", "step", step, "station", s.Station, "error", r.err)
-	case r.code == CodePublication || r.code == CodeStopping:
+	case r.code == CodePublication, r.code == CodeStopping, errors.As(r.err, new(*openError)):
 		a.log.DebugContext(ctx, "a call has to wait", "step", step, "station", s.Station, "code", string(r.code))
 	case r.retry > 0:
 		a.log.WarnContext(ctx, "a call could not be carried out", "step", step, "station", s.Station, "code", string(r.code), "error", r.err)
@@ -87,7 +87,8 @@ var classes = map[Code]connect.Code{
 	CodeMalformed: connect.CodeInvalidArgument, CodeChipIDLength: connect.CodeInvalidArgument,
 	CodeBackupCode: connect.CodeInvalidArgument, CodeManifest: connect.CodeInvalidArgument,
 
-	CodeStation: connect.CodePermissionDenied, CodeLine: connect.CodePermissionDenied, CodeTACRange: connect.CodePermissionDenied,
+	CodeStation: connect.CodePermissionDenied, CodeExpired: connect.CodePermissionDenied, CodeRevoked: connect.CodePermissionDenied,
+	CodeContested: connect.CodePermissionDenied, CodeLine: connect.CodePermissionDenied, CodeTACRange: connect.CodePermissionDenied,
 	CodeUnlistedChip: connect.CodePermissionDenied, CodeAttestation: connect.CodePermissionDenied, CodeUnattested: connect.CodePermissionDenied,
 	CodeMAC: connect.CodePermissionDenied,
 
@@ -148,8 +149,8 @@ func named(record []byte, g uint32) (identity.RecordID, identity.Generation, err
 
 // Modules implements provisioningrpc.AssemblyServiceHandler.
 func (v *Service) Modules(ctx context.Context, req *connect.Request[provisioningrpc.ModulesRequest]) (*connect.Response[provisioningrpc.ModulesResponse], error) {
-	return call(ctx, v.assembly, "modules", callTimeout, req, func(_ context.Context, s Station, _ *provisioningrpc.ModulesRequest) (*provisioningrpc.ModulesResponse, error) {
-		p, err := v.assembly.line(s)
+	return call(ctx, v.assembly, "modules", callTimeout, req, func(ctx context.Context, s Station, _ *provisioningrpc.ModulesRequest) (*provisioningrpc.ModulesResponse, error) {
+		p, err := v.assembly.admit(ctx, s)
 		if err != nil {
 			return nil, err
 		}
@@ -271,6 +272,10 @@ func (v *Service) Status(ctx context.Context, req *connect.Request[provisioningr
 		res := &provisioningrpc.StatusResponse{State: string(d.State), Generation: uint32(d.Generation)}
 		if len(d.Backup) > 0 && d.State != records.Burned {
 			res.Challenge = d.Challenge[:]
+		}
+		switch d.State {
+		case records.Confirmed, records.Restored, records.Published:
+			res.Certificate, res.Backup = d.Certificate, d.Backup
 		}
 		return res, nil
 	})

@@ -22,8 +22,11 @@ type Pool interface {
 	Use(ctx context.Context, id identity.Identity) error
 	// Burn ends it for good: it is never given again.
 	Burn(ctx context.Context, id identity.Identity, reason string) error
-	// Reservations lists identities reserved before a time.
-	Reservations(ctx context.Context, before time.Time) ([]pool.Reserved, error)
+	// Reservations lists identities that have been reserved for so long, by the
+	// database's clock, oldest first.
+	Reservations(ctx context.Context, age time.Duration) ([]pool.Reserved, error)
+	// Now gives the database's time.
+	Now(ctx context.Context) (time.Time, error)
 	// Stock counts by product line.
 	Stock(ctx context.Context) ([]pool.Stock, error)
 }
@@ -31,22 +34,28 @@ type Pool interface {
 // Records is what the assembly asks of the device records. The same promise
 // holds; transitions that are not due are refused there, in SQL.
 type Records interface {
+	// Revoked gives the newest revocation of a station's certificates;
+	// records.ErrNotFound. It is asked with every call.
+	Revoked(ctx context.Context, station string) (records.Revocation, error)
 	// Chip gives what delivery lists say of a chip; records.ErrNotFound.
 	Chip(ctx context.Context, record identity.RecordID) (records.Chip, error)
 	// Newest and Get give one generation of a device; records.ErrNotFound.
 	Newest(ctx context.Context, record identity.RecordID) (records.Device, error)
 	Get(ctx context.Context, record identity.RecordID, g identity.Generation) (records.Device, error)
+	// Planned gives the board swap that waits for a chip; records.ErrNotFound.
+	Planned(ctx context.Context, record identity.RecordID) (records.Plan, error)
 	// Reserve writes a device's first row with the audit entry that licenses
-	// its keys, in one transaction. It matches records.ErrIdentityUsed,
-	// ErrChipActive or ErrExists.
+	// its keys, in one transaction, and takes the plan for the chip if there is
+	// one. It matches records.ErrIdentityUsed, ErrChipActive or ErrExists.
 	Reserve(ctx context.Context, d records.Device, e audit.Event) error
 	// Claimed keeps manifest and claims; the first ones stay.
 	Claimed(ctx context.Context, d records.Device) error
 	// Packaged keeps a transfer: the first, or one for a new hello.
 	Packaged(ctx context.Context, d records.Device) error
 	// Confirmed keeps the backup and gives the row as it stands: the first
-	// backup stays. Another one matches records.ErrConflict.
-	Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, backup, confirm []byte, challenge [32]byte) (records.Device, error)
+	// backup stays. Another one, or another transfer than that of point, matches
+	// records.ErrConflict.
+	Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, point, backup, confirm []byte, challenge [32]byte) (records.Device, error)
 	// Restored keeps the proof and the registry entry, which waits in the
 	// outbox from then on.
 	Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) (records.Device, error)
@@ -54,12 +63,29 @@ type Records interface {
 	Published(ctx context.Context, record identity.RecordID, g identity.Generation, sequence int64) error
 	// Shipped ends the line's work.
 	Shipped(ctx context.Context, record identity.RecordID, g identity.Generation) error
-	// Burned marks the device and its identity as never to be used.
+	// Burned marks the device and its identity as never to be used; where the
+	// device went on meanwhile it matches records.ErrConflict.
 	Burned(ctx context.Context, id identity.Identity, batch int64, reason string) error
-	// Outbox lists entries that wait for the registry, oldest first.
-	Outbox(ctx context.Context, limit int) ([]records.Device, error)
-	// SetAside takes a refused entry out of the outbox's way.
-	SetAside(ctx context.Context, record identity.RecordID, g identity.Generation, reason string) error
+	// BurnUnclaimed does that for an identity that no row knows, and tells
+	// whether it is burned now.
+	BurnUnclaimed(ctx context.Context, id identity.Identity, batch int64, reason string) (bool, error)
+	// AbandonStale burns a next generation on the line; its identity stays the
+	// device's in the field.
+	AbandonStale(ctx context.Context, record identity.RecordID, g identity.Generation, reason string) error
+	// Stale lists generations before their proof of restoration that did not
+	// change for so long, by the database's clock, oldest first. Rows that do not
+	// parse are an error beside the others.
+	Stale(ctx context.Context, age time.Duration, limit int) ([]records.Device, error)
+	// QuarantineOnLine sets a record apart that has nothing in the field, and
+	// tells whether it did.
+	QuarantineOnLine(ctx context.Context, record identity.RecordID, reason string) (bool, error)
+	// Outbox lists entries that wait for the registry, oldest first. A row that
+	// does not parse is a *records.RowError.
+	Outbox(ctx context.Context, limit int) ([]records.Pending, error)
+	// SetAside takes a refused entry out of the outbox's way; typ is Pending's.
+	SetAside(ctx context.Context, record identity.RecordID, g identity.Generation, typ uint8, reason string) error
+	// Noticed is Published for an entry that is no device's own.
+	Noticed(ctx context.Context, record identity.RecordID, g identity.Generation, typ uint8, sequence int64) error
 	// Unlocked gives the newest unlock statement of a chip; records.ErrNotFound.
 	Unlocked(ctx context.Context, record identity.RecordID) (records.Unlock, error)
 	// License commits an audit entry alone.
@@ -71,6 +97,8 @@ type Records interface {
 	Waiting(ctx context.Context) (waiting, setAside int64, oldest time.Time, err error)
 	// Begun counts the generations that a station began since a time.
 	Begun(ctx context.Context, station string, since time.Time) (int64, error)
+	// Now gives the database's time.
+	Now(ctx context.Context) (time.Time, error)
 }
 
 // Sequencer is the way into the registry. What it acknowledges is durable

@@ -19,8 +19,11 @@ func (b *beginning) transfer(ctx context.Context, keys *deviceKeys) error {
 		return err
 	}
 	sender, err := b.keys.NewSender(ctx, h.Point)
+	if b.keys.faultOf(err) == FaultRequest {
+		return refuse(CodeMalformed, "look at the device's software", "the HSM refused the device's point").because(err)
+	}
 	if err != nil {
-		return inHSM(err)
+		return err
 	}
 	defer func() {
 		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
@@ -35,7 +38,7 @@ func (b *beginning) transfer(ctx context.Context, keys *deviceKeys) error {
 	}
 	t := keypackage.Transcript(h.m1, point.Point(), d.Claims)
 	if err := sender.Bind(ctx, h.Suite, t, len(m.Secrets()) > 0); err != nil {
-		return inHSM(err)
+		return err
 	}
 	pack := keypackage.DataPackage{Point: point, Certificate: d.Certificate, Manifest: d.Manifest}
 	for _, i := range m.Wrapped() {
@@ -46,7 +49,7 @@ func (b *beginning) transfer(ctx context.Context, keys *deviceKeys) error {
 		w, err := sender.Wrap(ctx, key)
 		if err != nil {
 			b.cache.drop(ctx, keys.id) // the handle may be at fault: the next try derives again
-			return inHSM(err)
+			return err
 		}
 		pack.Wrapped = append(pack.Wrapped, w)
 	}
@@ -72,7 +75,7 @@ func (b *beginning) sealSecrets(ctx context.Context, sender keypackage.Sender, t
 	defer clear(plaintext)
 	sealed, err := sender.Seal(ctx, t, plaintext)
 	if err != nil {
-		return nil, inHSM(err)
+		return nil, err
 	}
 	return &sealed, nil
 }

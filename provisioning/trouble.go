@@ -32,18 +32,25 @@ func inHSM(err error) error {
 func trouble(ctx context.Context, err error) *Refusal {
 	var r *Refusal
 	var key *keyError
+	var open *openError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &r):
 		return r
-	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded):
-		// Whatever the error says (Postgres: "canceling statement"), time ended it.
+	case errors.As(err, &open):
+		return refuse(CodeHSM, "send the request again; if it stays so, look at the SPP's log: the HSM is gone, or refused the PIN",
+			"the HSM is away").because(err).after(open.retry)
+	case ctx.Err() != nil:
 		return refuse(CodeTimeout, "send the request again; if it stays so, look at the SPP's log: HSM or database are slow",
 			"the call took longer than it may").because(err).after(retryAfter)
 	case errors.As(err, &key):
 		return refuse(CodeHSM, "send the request again; if it stays so, look at the SPP's log: the HSM may be gone",
 			"the HSM did not do its part").because(err).after(retryAfter)
+	case errors.Is(err, context.DeadlineExceeded):
+		// Whatever else the error says (Postgres: "canceling statement"), time ended it.
+		return refuse(CodeTimeout, "send the request again; if it stays so, look at the SPP's log: the database is slow",
+			"the call took longer than it may").because(err).after(retryAfter)
 	case database.Transient(err):
 		return refuse(CodeDatabase, "send the request again; if it stays so, look at the SPP's log: Postgres may be down",
 			"the database is away").because(err).after(retryAfter)

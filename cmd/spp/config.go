@@ -12,6 +12,7 @@ import (
 	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -22,7 +23,8 @@ type Config struct {
 	Realm         identity.Realm        `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
 	Listen        string                `yaml:"listen" default:"127.0.0.1:7443" help:"Address for stations: Connect, gRPC and gRPC-Web over mutual TLS 1.3."`
 	MetricsListen string                `yaml:"metrics_listen" default:"127.0.0.1:9471" help:"Address for /metrics and /healthz, without authentication: only monitoring should reach it. Empty: none."`
-	Drain         time.Duration         `yaml:"drain" default:"20s" help:"How long calls under way may still take after SIGTERM."`
+	Drain         time.Duration         `yaml:"drain" default:"20s" help:"How long devices that were begun may still take after SIGTERM; no device is begun meanwhile. A second SIGTERM stops at once."`
+	Reservation   time.Duration         `yaml:"reservation_life" default:"168h" help:"How long a device may lie between two steps of the line before it and its identity are burned, 1h to 8760h."`
 	Token         tokenconfig.Config    `yaml:"token" help:"The SPP's token: the maker's keys and the TLS key. One session for each call in flight; 32 suits a busy line."`
 	TLS           TLSConfig             `yaml:"tls" help:"Who the SPP is, and whose stations it serves."`
 	Pool          databaseconfig.Config `yaml:"pool" help:"Database pool, as role spp."`
@@ -71,6 +73,8 @@ func (c Config) Validate() error {
 		return errors.New("listen is empty: give an address such as 127.0.0.1:7443")
 	case c.Drain <= 0 || c.Drain > maxDrain:
 		return fmt.Errorf("drain is %s: it must be above 0 and at most %s", c.Drain, maxDrain)
+	case c.Reservation < provisioning.MinReservationLife || c.Reservation > provisioning.MaxReservationLife:
+		return fmt.Errorf("reservation_life is %s: %s to %s are allowed", c.Reservation, provisioning.MinReservationLife, provisioning.MaxReservationLife)
 	case len(c.Profiles) == 0:
 		return errors.New("profiles is empty: name at least one")
 	}

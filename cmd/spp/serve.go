@@ -17,6 +17,7 @@ import (
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
+	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/grant"
@@ -60,7 +61,7 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err := derivable(keys, profiles); err != nil {
 		return err
 	}
-	serverTLS, err := tokenconfig.ServerTLS(tok, config.tlsKey(), config.TLS.Certificate.String(), config.TLS.ClientCA.String())
+	serverTLS, err := tokenconfig.StationTLS(tok, config.tlsKey(), config.TLS.Certificate.String(), config.TLS.ClientCA.String())
 	if err != nil {
 		return err
 	}
@@ -83,11 +84,12 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 		Realm: config.Realm, Name: name, Profiles: profiles, Keys: keys, Pool: stores.pool, Records: stores.records,
 		Sequencer: sequencer.NewClient(&http.Client{Transport: transport}, config.Sequencer.URL),
 		AuditLog:  audit.New(stores.recordsDB, config.Realm), Metrics: provisioning.NewMetrics(registerer), Log: io.Log,
+		StationCAs: serverTLS.ClientCAs, KeyFault: keyFault, ReservationLife: config.Reservation,
 	})
 	if err != nil {
 		return err
 	}
-	health := func(ctx context.Context) error { return errors.Join(keys.Check(ctx), stores.check(ctx)) }
+	health := func(ctx context.Context) error { return errors.Join(assembly.Check(ctx), stores.check(ctx)) }
 	listener, err := console.Listen(ctx, config.Listen)
 	if err != nil {
 		return err
@@ -101,11 +103,11 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	mux := http.NewServeMux()
 	mux.Handle(provisioning.NewHandler(assembly))
 	quiet := slog.NewLogLogger(io.Log.Handler(), slog.LevelDebug)
-	servers := []server{{&http.Server{Handler: mux, TLSConfig: serverTLS, ErrorLog: quiet}, listener, config.Drain}}
+	servers := []server{{&http.Server{Handler: mux, TLSConfig: serverTLS, ErrorLog: quiet}, listener, callsEnd}}
 	if admin != nil {
 		servers = append(servers, server{&http.Server{Handler: console.AdminHandler(registerer, health), ErrorLog: quiet}, admin, time.Second})
 	}
-	return run(ctx, assembly, servers, io.Log)
+	return run(ctx, assembly, servers, config.Drain, io.Log)
 }
 
 // adminListener opens the address for monitoring, or gives nil where there is none.
@@ -116,6 +118,26 @@ func adminListener(ctx context.Context, c Config) (net.Listener, error) {
 	return console.Listen(ctx, c.MetricsListen)
 }
 
+// callsEnd is how long calls under way may still take once the drain is over: HSM and databases answer in
+// milliseconds, and whoever waited for the registry was told to come back.
+const callsEnd = 4 * time.Second
+
+// keyFault says whose fault an error of the keys is. What the module answered, or a token that is lost or busy, is the
+// HSM's; without any of that the keys themselves refused what they were asked.
+func keyFault(err error) provisioning.KeyFault {
+	var code hsm.Code
+	switch {
+	case hsm.Classify(err) == hsm.DataFault:
+		return provisioning.FaultRequest
+	case errors.Is(err, hsm.ErrPIN):
+		return provisioning.FaultPIN
+	case errors.As(err, &code), errors.Is(err, hsm.ErrAway), errors.Is(err, hsm.ErrBusy), errors.Is(err, hsm.ErrKeyGone), errors.Is(err, hsm.ErrNoToken), errors.Is(err, hsm.ErrClosed),
+		errors.Is(err, context.DeadlineExceeded):
+		return provisioning.FaultHSM
+	}
+	return provisioning.FaultRequest
+}
+
 // server is one of the program's two, with its listener and the time that its calls have at a stop.
 type server struct {
 	*http.Server
@@ -123,10 +145,11 @@ type server struct {
 	drain    time.Duration
 }
 
-// run serves until ctx ends and stops in order: calls that wait are told to
-// come back, those under way finish, then the entry under way is published,
-// the audit log's head is signed, and the device keys in the HSM are destroyed.
-func run(ctx context.Context, a *provisioning.Assembly, servers []server, log *slog.Logger) error {
+// run serves until ctx ends and stops in order: no device is begun any more, and those that were have drain to get
+// through; then calls that wait are told to come back and those under way finish; then the submission under way is
+// noted, the audit log's head is signed, and the device keys in the HSM are destroyed. A kill at any moment of it
+// loses nothing: it only takes time from those who come back.
+func run(ctx context.Context, a *provisioning.Assembly, servers []server, drain time.Duration, log *slog.Logger) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	ended := make(chan struct{})
@@ -134,10 +157,20 @@ func run(ctx context.Context, a *provisioning.Assembly, servers []server, log *s
 		defer close(ended)
 		a.Run(background)
 	}()
-	// One that fails ends the others.
-	serving, cancel := context.WithCancel(ctx)
+	// One that fails ends the others, without a drain.
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stopWaiting := context.AfterFunc(serving, a.Stop)
+	stopDrain := context.AfterFunc(ctx, func() {
+		defer cancel()
+		log.Info("stopping: no device is begun any more, those in work go on", "for", drain)
+		bound, end := context.WithTimeout(serving, drain)
+		defer end()
+		if left := a.Drain(bound); left > 0 {
+			log.Warn("devices are still in work; they go on at another SPP, or here after a restart", "devices", left)
+		}
+	})
+	defer stopDrain()
+	stopWaiting := context.AfterFunc(serving, a.Halt)
 	defer stopWaiting()
 	var group errgroup.Group
 	for _, s := range servers {
@@ -147,7 +180,7 @@ func run(ctx context.Context, a *provisioning.Assembly, servers []server, log *s
 		})
 	}
 	err := group.Wait()
-	log.Info("stopping")
+	log.Info("stopped serving")
 	stopBackground()
 	<-ended
 	a.Close(context.WithoutCancel(ctx))

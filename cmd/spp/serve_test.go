@@ -80,7 +80,9 @@ func (p *place) sequence(address string) {
 type served struct {
 	station provisioningrpc.AssemblyServiceClient
 	log     *bytes.Buffer
-	stop    func() // SIGTERM, and waits for a clean end
+	signal  func(os.Signal)
+	wait    func() error // for its end; once
+	stop    func()       // SIGTERM, and waits for a clean end
 }
 
 func (p *place) serve(certificate tls.Certificate) *served {
@@ -113,12 +115,12 @@ func (p *place) serve(certificate tls.Certificate) *served {
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: p.ca(), Certificates: []tls.Certificate{certificate}}}
 	p.t.Cleanup(transport.CloseIdleConnections)
 	s.station = provisioningrpc.NewAssemblyServiceClient(&http.Client{Transport: transport, Timeout: time.Minute}, "https://"+p.listen, connect.WithGRPC())
+	s.signal = func(sig os.Signal) { p.t.Helper(); must(p.t, cmd.Process.Signal(sig)) }
+	s.wait = func() error { ended = true; return cmd.Wait() }
 	s.stop = func() {
 		p.t.Helper()
-		must(p.t, cmd.Process.Signal(syscall.SIGTERM))
-		err := cmd.Wait()
-		ended = true
-		if err != nil {
+		s.signal(syscall.SIGTERM)
+		if err := s.wait(); err != nil {
 			p.t.Errorf("spp serve ended with %v:\n%s", err, s.log)
 		}
 	}
@@ -127,6 +129,14 @@ func (p *place) serve(certificate tls.Certificate) *served {
 
 // ship takes a device through the line, as a station does.
 func (s *served) ship(ctx context.Context, d *device.Device) (*provisioningrpc.BeginResponse, error) {
+	b, err := s.begin(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return b, s.finish(ctx, d, b)
+}
+
+func (s *served) begin(ctx context.Context, d *device.Device) (*provisioningrpc.BeginResponse, error) {
 	hello, err := d.Hello(ctx, keypackage.SuiteAttested)
 	if err != nil {
 		return nil, err
@@ -135,45 +145,49 @@ func (s *served) ship(ctx context.Context, d *device.Device) (*provisioningrpc.B
 	if err != nil {
 		return nil, err
 	}
-	b := res.Msg
+	return res.Msg, nil
+}
+
+// finish takes a device that was begun through the rest.
+func (s *served) finish(ctx context.Context, d *device.Device, b *provisioningrpc.BeginResponse) error {
 	accepted, err := d.Accept(ctx, b.Package, b.Unlock)
 	if err != nil {
-		return b, err
+		return err
 	}
 	confirmed, err := s.station.Confirm(ctx, connect.NewRequest(&provisioningrpc.ConfirmRequest{RecordId: b.RecordId, Generation: b.Generation, Backup: accepted.Backup, Mac: accepted.Confirm}))
 	if err != nil {
-		return b, err
+		return err
 	}
 	data, err := keypackage.ParseDataPackage(b.Package)
 	if err != nil {
-		return b, err
+		return err
 	}
 	if err := d.Erase(ctx); err != nil {
-		return b, err
+		return err
 	}
 	if err := d.Restore(ctx, data.Certificate, accepted.Backup); err != nil {
-		return b, err
+		return err
 	}
 	if _, err := d.Boot(ctx); err != nil {
-		return b, err
+		return err
 	}
 	proof, err := d.Restored(ctx, [32]byte(confirmed.Msg.Challenge))
 	if err != nil {
-		return b, err
+		return err
 	}
 	if _, err := s.station.Restored(ctx, connect.NewRequest(&provisioningrpc.RestoredRequest{RecordId: b.RecordId, Generation: b.Generation, Mac: proof})); err != nil {
-		return b, err
+		return err
 	}
 	published, err := s.station.Publish(ctx, connect.NewRequest(&provisioningrpc.PublishRequest{RecordId: b.RecordId, Generation: b.Generation}))
 	if err != nil {
-		return b, err
+		return err
 	}
 	locked, err := d.Published(ctx, published.Msg.Mac)
 	if err != nil {
-		return b, err
+		return err
 	}
 	_, err = s.station.Locked(ctx, connect.NewRequest(&provisioningrpc.LockedRequest{RecordId: b.RecordId, Generation: b.Generation, Mac: locked}))
-	return b, err
+	return err
 }
 
 // TestServe is the program with everything around it real: keys and TLS key in

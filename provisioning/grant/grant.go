@@ -11,8 +11,8 @@
 // is there and grants nothing by itself.
 //
 // The text is signed by the CA and so the station cannot change it; the custodian who signs sees it in full. Each
-// has one spelling: what Parse accepts, URI gives back byte for byte. Nothing here checks a signature, a time or a
-// chain: TLS has done that before a certificate arrives here.
+// has one spelling: what Parse accepts, URI gives back byte for byte. Reading a grant checks no signature, time or
+// chain: TLS has done that, or Verify.
 package grant
 
 import (

@@ -953,11 +953,18 @@ func (x *StatusRequest) GetRecordId() []byte {
 
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The state's name: "reserved", "packaged", "confirmed", …
-	State      string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// The state's name: "planned" (a board swap waits for this chip), "reserved",
+	// "packaged", "confirmed", …
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// 0 for a chip that is planned and has no generation yet.
 	Generation uint32 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	// From "confirmed" on.
-	Challenge     []byte `protobuf:"bytes,3,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	Challenge []byte `protobuf:"bytes,3,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	// While the state is "confirmed", "restored" or "published": the identity
+	// certificate and the backup as they were confirmed, so that a station that
+	// lost its journal and the device's flash goes on.
+	Certificate   []byte `protobuf:"bytes,4,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Backup        []byte `protobuf:"bytes,5,opt,name=backup,proto3" json:"backup,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1009,6 +1016,20 @@ func (x *StatusResponse) GetGeneration() uint32 {
 func (x *StatusResponse) GetChallenge() []byte {
 	if x != nil {
 		return x.Challenge
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetBackup() []byte {
+	if x != nil {
+		return x.Backup
 	}
 	return nil
 }
@@ -1145,13 +1166,15 @@ const file_provisioning_rpc_spp_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\",\n" +
 	"\rStatusRequest\x12\x1b\n" +
-	"\trecord_id\x18\x01 \x01(\fR\brecordId\"d\n" +
+	"\trecord_id\x18\x01 \x01(\fR\brecordId\"\x9e\x01\n" +
 	"\x0eStatusResponse\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\rR\n" +
 	"generation\x12\x1c\n" +
-	"\tchallenge\x18\x03 \x01(\fR\tchallenge\"W\n" +
+	"\tchallenge\x18\x03 \x01(\fR\tchallenge\x12 \n" +
+	"\vcertificate\x18\x04 \x01(\fR\vcertificate\x12\x16\n" +
+	"\x06backup\x18\x05 \x01(\fR\x06backup\"W\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12$\n" +

@@ -51,6 +51,23 @@ func ServerTLS(tok *hsm.Token, keyLabel, certFile, clientCAFile string) (*tls.Co
 	}, nil
 }
 
+// StationTLS is ServerTLS for a server of stations, with one difference: a station's certificate that has expired gets
+// through the handshake, so that the station is told that it expired and not just cut off. Chain, usage and beginning
+// are checked as ever (grant.Verify). Whoever serves looks at the certificate's end with every call, and verifies
+// it with ClientCAs again, as the handshake leaves no verified chain.
+func StationTLS(tok *hsm.Token, keyLabel, certFile, clientCAFile string) (*tls.Config, error) {
+	c, err := ServerTLS(tok, keyLabel, certFile, clientCAFile)
+	if err != nil {
+		return nil, err
+	}
+	c.ClientAuth = tls.RequireAnyClientCert
+	// Called after each handshake, resumed ones included.
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		return grant.Verify(c.ClientCAs, s.PeerCertificates, time.Now())
+	}
+	return c, nil
+}
+
 // ClientTLS gives the configuration of a client that speaks TLS 1.3 only, shows the certificate in certFile, whose
 // key stays in tok under keyLabel, and trusts servers of the CA in serverCAFile and no other.
 func ClientTLS(tok *hsm.Token, keyLabel, certFile, serverCAFile string) (*tls.Config, error) {

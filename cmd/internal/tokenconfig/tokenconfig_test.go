@@ -188,6 +188,58 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// TestStationTLS: as ServerTLS, but an expired certificate gets through, on a
+// connection that is resumed too, and leaves no verified chain.
+func TestStationTLS(t *testing.T) {
+	t.Parallel()
+	tok, label := signToken(t)
+	ours, foreign := newCA(t), newCA(t)
+	now := time.Now()
+	from, to := now.Add(-30*time.Minute), now.Add(time.Minute)
+	client := x509.ExtKeyUsageClientAuth
+	server, err := tokenconfig.StationTLS(tok, label, ours.leaf(t, tok, label, grant.PeerURI(dev, "spp", "spp-1"), from, to, x509.ExtKeyUsageServerAuth), ours.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	station := grant.Grant{Realm: dev, Station: "line-1", Line: "phone", Quota: 1}.URI()
+	// A client's own configuration refuses what has expired, so it is put together here.
+	certificate := func(by ca, from, to time.Time, usage x509.ExtKeyUsage) tls.Certificate {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := by.sign(t, &x509.Certificate{SerialNumber: big.NewInt(3), NotBefore: from, NotAfter: to, URIs: []*url.URL{station},
+			ExtKeyUsage: []x509.ExtKeyUsage{usage}, KeyUsage: x509.KeyUsageDigitalSignature}, by.cert, &key.PublicKey)
+		return tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: key}
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ours.cert)
+	for _, c := range []struct {
+		name  string
+		shown []tls.Certificate
+		works bool
+	}{
+		{"valid", []tls.Certificate{certificate(ours, from, to, client)}, true},
+		{"expired", []tls.Certificate{certificate(ours, from, now.Add(-time.Minute), client)}, true},
+		{"not yet valid", []tls.Certificate{certificate(ours, now.Add(10*time.Minute), now.Add(time.Hour), client)}, false},
+		{"expired before its CA began", []tls.Certificate{certificate(ours, now.Add(-4*time.Hour), now.Add(-3*time.Hour), client)}, false},
+		{"of another CA", []tls.Certificate{certificate(foreign, from, to, client)}, false},
+		{"of another CA and expired", []tls.Certificate{certificate(foreign, from, now.Add(-time.Minute), client)}, false},
+		{"a server's", []tls.Certificate{certificate(ours, from, to, x509.ExtKeyUsageServerAuth)}, false},
+		{"none", nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: c.shown, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+			for range 2 {
+				if err := handshake(t, server, config); (err == nil) != c.works {
+					t.Errorf("the handshake gives %v, want it to work: %v", err, c.works)
+				}
+			}
+		})
+	}
+}
+
 func TestTLSRefuses(t *testing.T) {
 	t.Parallel()
 	tok, label := signToken(t)
