@@ -10,11 +10,13 @@ import (
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/pool"
+	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
 type poolCmd struct {
 	Import poolImportCmd `cmd:"" help:"Import a file of identities as one batch."`
 	Status poolStatusCmd `cmd:"" help:"List the batches and what became of them."`
+	Burn   poolBurnCmd   `cmd:"" help:"Keep one identity from ever being given to a device."`
 }
 
 type poolImportCmd struct {
@@ -81,6 +83,10 @@ func (c *poolImportCmd) Run(ctx context.Context, out console.IO) error {
 				"identities", "correct the file, or import the others with --skip-refused"))
 		}
 		if _, err := s.pool.Import(ctx, c.Batch, c.Line, kind, good); err != nil {
+			if twice := (*pool.DuplicateError)(nil); errors.As(err, &twice) {
+				// Another import was faster.
+				return refusal(err, "identities", "run the command again: it lists every line that another batch has")
+			}
 			if errors.Is(err, pool.ErrNameTaken) {
 				return refusal(err, "batch", "see spp pool status: was this file imported before? Then it is done; else choose another name")
 			}
@@ -120,30 +126,46 @@ func (c *poolImportCmd) read(kind identity.Type) ([]identity.Identity, []pool.Re
 	return ids, refused, err
 }
 
-// knownBefore sorts out identities that wait in the pool already, that a device has or had, and that were burned.
-// Another import may add some meanwhile: then the pool itself refuses the batch.
+// knownBefore sorts out identities that wait in the pool already, that a device has or had, and that were burned, each
+// with the batch it came in first. Another import may add some meanwhile: then the pool itself refuses the batch.
 func (c *poolImportCmd) knownBefore(ctx context.Context, s stores, ids []identity.Identity) (good []identity.Identity, refused []pool.Refused, err error) {
 	waiting, err := s.pool.Find(ctx, ids)
 	if err != nil {
 		return nil, nil, err
 	}
-	used, err := s.records.Known(ctx, ids)
+	used, err := s.records.Uses(ctx, ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	names, err := s.batchNames(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, id := range ids {
 		batch, waits := waiting[id.Value()]
-		was, known := used[id.Value()]
+		use, known := used[id.Value()]
 		switch {
+		case known:
+			refused = append(refused, pool.Refused{Text: id.String(), Reason: fmt.Sprintf("batch %q had it and it %s, so batch %q can't: an identity is given once",
+				nameOf(names, use.Batch), fate(use), c.Batch)})
 		case waits:
 			refused = append(refused, pool.Refused{Text: id.String(), Reason: fmt.Sprintf("batch %q has it already, so batch %q can't: remove it from one", batch, c.Batch)})
-		case known:
-			refused = append(refused, pool.Refused{Text: id.String(), Reason: was + ": an identity is given once"})
 		default:
 			good = append(good, id)
 		}
 	}
 	return good, refused, nil
+}
+
+// fate says what became of an identity that left the pool.
+func fate(u records.Use) string {
+	switch u.State {
+	case records.UseBurned:
+		return "was burned"
+	case records.UseReleased:
+		return "was scrapped with record " + u.Record.Short()
+	}
+	return "is used by record " + u.Record.Short()
 }
 
 type poolStatusCmd struct {

@@ -20,7 +20,7 @@ func TestScript(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
 			t.Parallel()
 			testscript.Run(t, testscript.Params{
-				Files: []string{script}, RequireExplicitExec: true,
+				Files: []string{script}, RequireExplicitExec: true, Cmds: scriptCommands,
 				Setup: func(env *testscript.Env) error {
 					p := newPlace(t, env.WorkDir, "https://127.0.0.1:1")
 					var chips []*chip.Software
@@ -35,8 +35,14 @@ func TestScript(t *testing.T) {
 						return err
 					}
 					p.deliverContradiction("clone.cose", chips[0], other)
+					env.Setenv("GORACE", gorace)
 					env.Setenv("SOFTHSM2_CONF", p.tokens.Conf())
 					env.Setenv("CUSTODIAN", p.custodian)
+					env.Setenv("CLONED", chips[0].ID().RecordID().String())
+					env.Setenv("NOBODY", strings.Repeat("01", 32))
+					env.Setenv("LONG", strings.Repeat("x", maxOperator+1))
+					env.Setenv("BELL", "ring\a")
+					env.Values[stageKey{}] = &scene{place: p}
 					return nil
 				},
 			})

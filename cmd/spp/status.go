@@ -24,6 +24,7 @@ type state struct {
 	Waiting   int64            `json:"waiting"`
 	SetAside  int64            `json:"set_aside"`
 	OldestAge float64          `json:"oldest_age_seconds"` // of the entries that wait; 0 if none does
+	Incidents int              `json:"incidents"`          // of the last 24 hours
 }
 
 type stock struct {
@@ -54,12 +55,39 @@ func (s state) String() string {
 		fmt.Fprintf(&b, ", the oldest for %s", time.Duration(s.OldestAge*float64(time.Second)).Round(time.Second))
 	}
 	fmt.Fprintf(&b, "\nentries set aside  %d\n", s.SetAside)
+	fmt.Fprintf(&b, "incidents          %d in 24 hours\n", s.Incidents)
 	return b.String()
 }
 
 // states in the order of a device's life.
-var states = []records.State{records.Reserved, records.Packaged, records.Confirmed, records.Restored, records.Published, records.Shipped,
+var states = []records.State{records.Planned, records.Reserved, records.Packaged, records.Confirmed, records.Restored, records.Published, records.Shipped,
 	records.Superseded, records.Burned, records.Quarantined, records.Scrapped}
+
+// incidentsOf is how far back status counts incidents: a day, so that each shift sees those of the others.
+const incidentsOf = 24 * time.Hour
+
+// incidentsSince counts incidents, up to maxRows.
+func (s stores) incidentsSince(ctx context.Context, since time.Time) (int, error) {
+	all, err := s.records.Incidents(ctx, maxRows)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for n < len(all) && !all[n].At.Before(since) {
+		n++
+	}
+	return n, nil
+}
+
+func (*statusCmd) Help() string {
+	return `Stock by product line; device records by state, where planned are new boards of swaps that have not been begun; what waits for the registry and what it refused; and the incidents of the last 24 hours. In flight is what stations have in work.`
+}
+
+func (*statusCmd) Examples() string {
+	return `
+$ spp status --config spp.yaml
+$ spp status --config spp.yaml --json`
+}
 
 func (c *statusCmd) Run(ctx context.Context, out console.IO) error {
 	return withStores(ctx, c.Config, func(_ Config, s stores) error {
@@ -88,8 +116,16 @@ func (c *statusCmd) Run(ctx context.Context, out console.IO) error {
 		if r.Waiting, r.SetAside, oldest, err = s.records.Waiting(ctx); err != nil {
 			return err
 		}
+		// Ages are by the clock that wrote the times.
+		now, err := s.records.Now(ctx)
+		if err != nil {
+			return err
+		}
 		if !oldest.IsZero() {
-			r.OldestAge = max(0, time.Since(oldest).Seconds())
+			r.OldestAge = max(0, now.Sub(oldest).Seconds())
+		}
+		if r.Incidents, err = s.incidentsSince(ctx, now.Add(-incidentsOf)); err != nil {
+			return err
 		}
 		return c.Print(out.Out, r)
 	})
