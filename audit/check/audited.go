@@ -10,6 +10,7 @@ import (
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/registry"
 )
 
 // licences is what the audit log allowed, by what it is compared with.
@@ -18,6 +19,8 @@ type licences struct {
 	keys         map[deviceID]int64 // entries that licensed a device's keys
 	unlocked     map[deviceID]bool
 	certificates map[string]bool // "certificate <serial>"
+	registry     map[deviceID]bool
+	orders       map[int64]audit.Event // by their place
 }
 
 type licence struct {
@@ -36,13 +39,23 @@ func (c *checker) auditLog(ctx context.Context) {
 	}); err != nil {
 		c.unread(Audited, err)
 	}
+	// What the log has after this head may be of orders that were given since.
+	until, err := c.Audit.Head(ctx)
+	if err != nil {
+		c.unread(Audited, err)
+		return
+	}
+	given, known := c.ordered(ctx)
 	l, ok := c.readLog(ctx)
 	if !ok {
 		return
 	}
+	if known {
+		c.logged(given, l.orders, until.Seq)
+	}
 	for _, d := range c.devices {
 		c.checked(Audited, 1)
-		where := rows(deviceRow(d.Record, d.Generation), fmt.Sprintf("records.audit_entry %d", d.licence))
+		where := rows(deviceRow(d.Record, d.Generation), entryRow(d.licence))
 		a, found := l.assembled[d.deviceID]
 		switch {
 		case !found || a.seq != d.licence:
@@ -61,6 +74,12 @@ func (c *checker) auditLog(ctx context.Context) {
 				"no entry licensed this unlock statement: it was signed unlicensed, or another device's row was changed")
 		}
 	}
+	for _, n := range c.signed {
+		c.checked(Audited, 1)
+		if !l.registry[n.deviceID] {
+			c.violated(Audited, n.Record, rows(noticeRow(n.Record, n.Generation)), "no entry licensed the statement of this %s notice: the identity-signing key was used unlicensed, or the notice is another device's", registry.EntryType(n.kind))
+		}
+	}
 	for _, cert := range c.Certificates {
 		c.checked(Audited, 1)
 		if note := audit.CertificateNote(cert.SerialNumber); !l.certificates[note] {
@@ -72,7 +91,7 @@ func (c *checker) auditLog(ctx context.Context) {
 
 // readLog verifies the log and indexes it. ok is false where it could not be read to its end.
 func (c *checker) readLog(ctx context.Context) (l licences, ok bool) {
-	l = licences{map[deviceID]licence{}, map[deviceID]int64{}, map[deviceID]bool{}, map[string]bool{}}
+	l = licences{map[deviceID]licence{}, map[deviceID]int64{}, map[deviceID]bool{}, map[string]bool{}, map[deviceID]bool{}, map[int64]audit.Event{}}
 	var heads []audit.Head
 	if !c.AuditKey.IsZero() {
 		var err error
@@ -99,6 +118,10 @@ func (c *checker) readLog(ctx context.Context) (l licences, ok bool) {
 			l.keys[d]++
 		case audit.Unlock:
 			l.unlocked[d] = true
+		case audit.Registry:
+			l.registry[d] = true
+		case audit.Order:
+			l.orders[e.Seq] = e.Event
 		case audit.Certify:
 			// "certificate <serial> <subject>"
 			if words := strings.SplitN(e.Note, " ", 3); len(words) >= 2 {
@@ -110,7 +133,7 @@ func (c *checker) readLog(ctx context.Context) (l licences, ok bool) {
 	c.report.AuditHead = end
 	switch {
 	case errors.Is(err, audit.ErrBroken):
-		c.violated(Audited, identity.RecordID{}, rows(fmt.Sprintf("records.audit_entry %d", end.Seq+1)), "%v", err)
+		c.violated(Audited, identity.RecordID{}, rows(entryRow(end.Seq+1)), "%v", err)
 		return l, false
 	case err != nil:
 		c.unread(Audited, err)

@@ -9,10 +9,11 @@
 //
 // No transaction spans the databases, so the order of reading stands in for one.
 // A step on the line writes in a fixed order (pool, records, registry, records,
-// pool), so what must be there once something else is there is read after it. What a
-// crash may leave for a while, until somebody repairs it, is a violation only when
-// it is older than Sources.Grace. A fault test that has let everything settle
-// sets no grace.
+// pool), so what must be there once something else is there is read after it; an
+// operator's order, for one, is committed with what it orders. What a crash may
+// leave for a while, until somebody repairs it, is a violation only when it is
+// older than Sources.Grace, by the clock of the records' database. A fault test
+// that has let everything settle sets no grace.
 package check
 
 import (
@@ -95,6 +96,9 @@ type Sources struct {
 
 	Actor string        // who checks, for the audit log; "auditor" if empty
 	Grace time.Duration // how long what a crash left may wait for its repair
+	// ReservationLife is how long house-keeping lets a reservation and a device
+	// on the line wait for whoever resumes it. Zero: not looked at.
+	ReservationLife time.Duration
 }
 
 // Violation is one breach of an invariant.
@@ -150,18 +154,18 @@ const (
 )
 
 var invariants = []Result{
-	{Number: 1, Name: OneDevice, Text: "no identity in two active records, no chip with two active identities; pool and records agree"},
+	{Number: 1, Name: OneDevice, Text: "no identity in two active records, no chip with two active identities; pool and records agree; what nobody resumes is burned"},
 	{Number: 2, Name: Counts, Text: "imported = free + reserved + used + burned, for each batch and its rows"},
 	{Number: 3, Name: Proofs, Text: "every published generation has a restore proof that verifies in the HSM"},
-	{Number: 4, Name: Findable, Text: "what is published is found in the registry, and what is in the registry is known"},
-	{Number: 5, Name: Audited, Text: "every use of the maker's keys has its entry in an unbroken audit log"},
+	{Number: 4, Name: Findable, Text: "what is published is found in the registry, what is scrapped is told there, and what is in the registry is known"},
+	{Number: 5, Name: Audited, Text: "every use of the maker's keys and every operator's act has its entry in an unbroken audit log"},
 	{Number: 6, Name: NoKeys, Text: "what is stored is public, a ciphertext or a MAC; keys stay in the token"},
 }
 
 // Run checks all invariants. It always gives a report; a source that can't be
 // read makes its invariants fail, and Unread says why.
 func Run(ctx context.Context, s Sources) Report {
-	c := &checker{Sources: s, report: Report{Realm: s.Realm, At: time.Now().UTC()}}
+	c := &checker{Sources: s, report: Report{Realm: s.Realm, At: time.Now().UTC()}, scrapped: map[identity.RecordID]scrap{}}
 	for _, i := range invariants {
 		i.Violations = []Violation{}
 		c.report.Invariants = append(c.report.Invariants, i)
@@ -182,8 +186,19 @@ type checker struct {
 	Sources
 	report Report
 
-	devices []seen // every generation, for what is compared after the pass
+	ahead   time.Duration // of the records' clock before this one's
+	devices []seen        // every generation, for what is compared after the pass
 	lines   actives
+	// Of the pass over the devices: chips that are out of use, and generations
+	// in the field that are set apart.
+	scrapped map[identity.RecordID]scrap
+	apart    []deviceID
+	// Of the pass over the registry: its scrap and erase entries, and how many
+	// entries there were.
+	ends map[noticeID]end
+	size int64
+	// signed are the notices in the records, each with a statement.
+	signed []noticeID
 }
 
 func (c *checker) run(ctx context.Context) {
@@ -193,12 +208,28 @@ func (c *checker) run(ctx context.Context) {
 		}
 		return
 	}
+	c.clock(ctx)
 	c.counts(ctx)
 	c.everyDevice(ctx)
 	c.everyIdentity(ctx)
+	c.reservations(ctx)
 	c.registryStore(ctx)
+	c.notices(ctx)
 	c.auditLog(ctx) // last, so that it has the entries of all that was read before
 	c.inventory(ctx)
+}
+
+// clock finds out how far the records' clock is from this one's, so that what
+// stands there is judged by the clock that wrote it. The time of asking counts as
+// time gone by.
+func (c *checker) clock(ctx context.Context) {
+	asked := time.Now()
+	now, err := c.Records.Now(ctx)
+	if err != nil {
+		c.unread(OneDevice, err)
+		return
+	}
+	c.ahead = now.Sub(asked)
 }
 
 func (c *checker) prepare() error {

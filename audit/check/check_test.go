@@ -38,7 +38,8 @@ func TestAllHolds(t *testing.T) {
 	w := newWorld(t, 3)
 	before := w.keys.Used.Load()
 	r := w.Run()
-	if !r.Holds() || r.Devices != 11 {
+	generations, published := checktest.Generations(3)
+	if !r.Holds() || r.Devices != generations {
 		t.Errorf("%d devices, holds %v:\n%+v", r.Devices, r.Holds(), r.Invariants)
 	}
 	for i, inv := range r.Invariants {
@@ -46,7 +47,6 @@ func TestAllHolds(t *testing.T) {
 			t.Errorf("%s: checked %d, left out %v", inv.Name, inv.Checked, inv.Unchecked)
 		}
 	}
-	const published = 6
 	if n := w.keys.Used.Load() - before; n != published {
 		t.Errorf("%d proofs verified, want %d", n, published)
 	}
@@ -54,7 +54,7 @@ func TestAllHolds(t *testing.T) {
 		t.Errorf("%d device keys were left in the token", n)
 	}
 	// Each use of a key has its entry, by the one who checked.
-	checks := 0
+	checks := int64(0)
 	if _, err := w.Log("auditor").Verify(t.Context(), audit.Head{}, nil, func(e audit.Entry) error {
 		if e.Kind == audit.Check && e.Actor == "auditor" && e.Key == "dev-purpose-channel-1" {
 			checks++
@@ -66,6 +66,11 @@ func TestAllHolds(t *testing.T) {
 	if !w.Run().Holds() {
 		t.Error("the second run finds what the first one left")
 	}
+	s := w.Sources()
+	s.Grace = time.Hour
+	if r := check.Run(t.Context(), s); !r.Holds() {
+		t.Errorf("with a grace: %+v", r.Invariants)
+	}
 }
 
 // TestSourcesLeftOut: what can't be checked is said, not passed over.
@@ -73,13 +78,13 @@ func TestSourcesLeftOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
 	s := w.Sources()
-	s.Keys, s.Registry, s.RegistryStore = nil, nil, nil
+	s.Keys, s.Registry, s.RegistryStore, s.ReservationLife = nil, nil, nil, 0
 	r := check.Run(t.Context(), s)
 	if !r.Holds() {
 		t.Errorf("%+v", r.Invariants)
 	}
 	for _, i := range r.Invariants {
-		if want := i.Name != check.OneDevice && i.Name != check.Counts; want != (len(i.Unchecked) > 0) {
+		if want := i.Name != check.Counts; want != (len(i.Unchecked) > 0) {
 			t.Errorf("%s left out %q", i.Name, i.Unchecked)
 		}
 	}
@@ -121,17 +126,23 @@ type planted struct {
 	name      string
 	invariant string
 	plant     func(w *world)
-	device    int    // its number; -1: the violation concerns no device
+	device    int    // its number; -1: the violation concerns no device, -2: one of no number
 	cause     string // a part of the cause
 	row       string // a part of the rows
 }
+
+// stranger is a device that no chip of the world is.
+const stranger = "any"
 
 // find runs the checker and looks for the violation.
 func (p planted) find(t *testing.T, w *world) {
 	t.Helper()
 	want := ""
-	if p.device >= 0 {
+	switch {
+	case p.device >= 0:
 		want = registrytest.Chip(t, p.device).RecordID().Short()
+	case p.device == -2:
+		want = stranger
 	}
 	r := w.Run()
 	for _, i := range r.Invariants {
@@ -139,7 +150,7 @@ func (p planted) find(t *testing.T, w *world) {
 			continue
 		}
 		for _, v := range i.Violations {
-			if v.Device == want && strings.Contains(v.Cause, p.cause) && strings.Contains(strings.Join(v.Rows, ", "), p.row) {
+			if (v.Device == want || want == stranger && v.Device != "") && strings.Contains(v.Cause, p.cause) && strings.Contains(strings.Join(v.Rows, ", "), p.row) {
 				return
 			}
 		}
@@ -169,7 +180,9 @@ func TestPlanted(t *testing.T) {
 		return func(w *world) { w.PlantRegistry(query, args...) }
 	}
 	// With six shipped devices: 6 has two generations, 7 is reserved, 8 packaged,
-	// 9 confirmed, 10 restored, 11 burned and made again.
+	// 9 confirmed, 10 restored, 11 burned and made again; see checktest for more.
+	const shipped = 6
+	of := func(n int) []byte { return record(shipped + n) }
 	groups := map[string][]planted{
 		"identities": {
 			{"identity twice", check.OneDevice, func(w *world) {
@@ -193,6 +206,8 @@ func TestPlanted(t *testing.T) {
 			{"on the line, free in the pool", check.OneDevice, onPool(`update waiting set record_id = null, generation = null, reserved = null where record_id = $1`, record(8)), 8, "is free in the pool", "pool.waiting"},
 			{"on the line, gone from the pool", check.OneDevice, onPool(`delete from waiting where record_id = $1`, record(9)), 9, "does not wait in the pool", "pool.waiting"},
 			{"reserved for another", check.OneDevice, onPool(`update waiting set generation = 7 where record_id = $1`, record(10)), 10, "generation 7: the pool's row was changed", "pool.waiting"},
+			{"scrapped, still in the pool", check.OneDevice, onPool(`insert into waiting (type, value, batch, line, record_id, generation, reserved) values (1, '00440245000019', 1, 'phone', $1, 1, now())`, of(checktest.ScrapLine)),
+				shipped + checktest.ScrapLine, "the device is scrapped, but its identity 004402450000199 is still in the pool", "pool.waiting"},
 			{"device row removed", check.OneDevice, onRecords(`delete from device where record_id = $1`, record(7)), 7, "no device row with it", "identity_use"},
 		},
 		"counts": {
@@ -218,23 +233,114 @@ func TestPlanted(t *testing.T) {
 			{"another entry in the records", check.Findable, set(0, `entry = (select entry from device where record_id = $2)`, record(1)), 0, "does not open", "/1"},
 			{"another place in the records", check.Findable, set(2, `sequence = 999`), 2, "the sequencer acknowledged 999", "registry entry 2"},
 			{"another certificate in the row", check.Findable, set(3, `certificate = (select certificate from device where record_id = $2)`, record(1)), 3, "another certificate or backup", "/1"},
-			{"entry unknown to the records", check.Findable, func(w *world) { w.Registry.Append(registrytest.Entry(t, 70, 1)) }, 70, "know nothing", "registry.entry 9"},
-			{"entry of a device on the line", check.Findable, func(w *world) { w.Registry.Append(registrytest.Entry(t, 8, 1)) }, 8, "another entry than the one in the records", "registry.entry 10"},
+			{"entry unknown to the records", check.Findable, func(w *world) { w.Registry.Append(registrytest.Entry(t, 70, 1)) }, 70, "know nothing", "registry.entry 20"},
+			{"entry of a device on the line", check.Findable, func(w *world) { w.Registry.Append(registrytest.Entry(t, 8, 1)) }, 8, "another entry than the one in the records", "registry.entry 21"},
 			{"superseded entry gone", check.Findable, onRegistry(`delete from entry where record_id = $1 and generation = 1`, record(6)), 6, "does not serve it", "registry entry 6"},
 			{"gap in the sequence", check.Findable, func(*world) {}, -1, "entry 6 is missing", "registry.entry 6"},
-			{"head behind", check.Findable, onRegistry(`update head set size = size + 3`), -1, "is missing", "registry.entry 1"},
+			{"head behind", check.Findable, onRegistry(`update head set size = size + 3`), -1, "is missing", "registry.entry 22"},
 			{"leaf hash", check.Findable, onRegistry(`update entry set leaf_hash = sha256('x') where record_id = $1`, record(4)), -1, "not what was accepted", "registry.entry 4"},
 		},
 		"audit": {
 			{"licence of another", check.Audited, set(0, `licence = 2`), 0, "no entry of kind \"assemble\"", "audit_entry 2"},
 			{"too many uses", check.Audited, set(1, `uses = 5`), 1, "2 entries licensed the device's keys, the row counts 5", "/1"},
 			{"packaged before it was licensed", check.Audited, set(2, `packaged = packaged - interval '1 hour'`), 2, "before they were licensed", "/1"},
-			{"unlicensed unlock", check.Audited, onRecords(`insert into unlock (record_id, generation, statement, reason, operator) select $1, 9, statement, 'x', 'x' from unlock`, record(3)), 3, "no entry licensed this unlock", "unlock"},
+			{"unlicensed unlock", check.Audited, onRecords(`insert into unlock (record_id, generation, statement, reason, operator) select $1, 9, statement, 'x', 'x' from unlock limit 1`, record(3)), 3, "no entry licensed this unlock", "unlock"},
 			{"device unlicensed", check.Audited, onRecords(`insert into device (record_id, generation, chip_id, identity_type, identity_value, batch, realm, line, station, state, suite, issued_at, kdf, master_version, secrets, licence)
-				select record_id, 5, chip_id, identity_type, identity_value, batch, realm, line, station, 'quarantined', suite, issued_at, kdf, master_version, secrets, licence from device where record_id = $1`, record(4)), 4, "no entry of kind", "/5"},
+				select record_id, 5, chip_id, identity_type, identity_value, batch, realm, line, station, 'burned', suite, issued_at, kdf, master_version, secrets, licence from device where record_id = $1`, record(4)), 4, "no entry of kind", "/5"},
 			{"signed head changed", check.Audited, onRecords(`update audit_signed_head set statement = overlay(statement placing '\x00'::bytea from octet_length(statement) - 1)`), -1, "the signed head at entry", "audit_signed_head"},
 			{"body changed", check.Audited, onRecords(`update audit_entry set body = (select body from audit_entry where seq = 5) where seq = $1`, 3), -1, "entry 3 was changed", "audit_entry 3"},
 			{"entry removed", check.Audited, onRecords(`delete from audit_entry where seq = $1`, 2), -1, "entry 2 is missing", "audit_entry 2"},
+		},
+		"histories": {
+			{"one part quarantined", check.OneDevice, onRecords(`update device set state = 'quarantined', held = 'reserved' where record_id = $1 and generation = 1`, of(checktest.Superseded)),
+				shipped + checktest.Superseded, "a quarantine is of the whole device", "/2"},
+			{"one part scrapped", check.OneDevice, onRecords(`update device set state = 'scrapped' where record_id = $1 and generation = 2`, of(checktest.Abandoned)),
+				shipped + checktest.Abandoned, "the chip is scrapped, but this generation is shipped", "/1"},
+			{"burned after publication", check.OneDevice, onRecords(`update device set state = 'burned' where record_id = $1 and generation = 1`, of(checktest.Stale)),
+				shipped + checktest.Stale, "never burned", "/1"},
+			{"burned identity given again", check.OneDevice, onRecords(`update device set identity_value = (select identity_value from device where record_id = $1 and generation = 2)
+				where record_id = $1 and generation = 1`, of(checktest.Burned)), shipped + checktest.Burned, "a burned identity was given again", "/1"},
+			{"quarantined from nowhere", check.OneDevice, func(w *world) {
+				w.Unchecked("device")
+				w.PlantRecords(`update device set held = 'superseded' where record_id = $1`, of(checktest.HeldOnLine))
+			}, shipped + checktest.HeldOnLine, "none that it could return to", "/1"},
+			{"quarantined, free in the pool", check.OneDevice, onPool(`update waiting set record_id = null, generation = null, reserved = null where record_id = $1`, of(checktest.Packaged)),
+				shipped + checktest.Packaged, "is free in the pool", "pool.waiting"},
+			{"quarantined in the field, another proof", check.Proofs, onRecords(`update device set proof = sha256(proof) where record_id = $1`, of(checktest.HeldInField)),
+				shipped + checktest.HeldInField, "the proof is wrong", "/1"},
+			{"scrapped, another proof", check.Proofs, onRecords(`update device set proof = sha256(proof) where record_id = $1`, of(checktest.Spent)),
+				shipped + checktest.Spent, "the proof is wrong", "/1"},
+		},
+		"scraps": {
+			{"scrapped by hand", check.Findable, set(0, `state = 'scrapped'`), 0, "there is no scrap notice", "records.notice"},
+			{"scrapped by hand, not ordered", check.Audited, func(*world) {}, 0, "no operator ordered it", "records.device"},
+			{"scrapped by hand, identity not released", check.OneDevice, func(*world) {}, 0, "where released, batch 1, is expected", "identity_use"},
+			{"scrap entry of a stranger", check.Findable, func(w *world) {
+				w.Registry.Append(registrytest.End(t, 1, 1, registry.Scrap, registrytest.ROM(t)))
+			}, 1, "that the records never sent", "registry.entry 20"},
+			{"scrap entry of a device in use", check.Findable, func(*world) {}, 1, "the registry says that the device is scrapped, the records say that it is shipped", "registry.entry 20"},
+			{"scrap entry by another key", check.Findable, func(w *world) {
+				w.Registry.Append(registrytest.End(t, 2, 1, registry.Scrap, registrytest.NewSigner(t, "another")))
+			}, 2, "not by the identity-signing key", "registry.entry 21"},
+			{"another place", check.Findable, onRecords(`update notice set sequence = 999 where record_id = $1`, of(checktest.Scrapped)),
+				shipped + checktest.Scrapped, "the records say 999", "records.notice"},
+			{"waiting for ever", check.Findable, onRecords(`update notice set sequence = null where record_id = $1`, of(checktest.Scrapped)),
+				shipped + checktest.Scrapped, "still waits for the registry", "records.notice"},
+			{"swapped too early", check.OneDevice, func(*world) {}, shipped + checktest.Swapped, "before the registry had the scrap entry", "records.plan"},
+			{"set aside", check.Findable, onRecords(`update notice set set_aside = 'not the newest' where record_id = $1`, of(checktest.Scrapped)),
+				shipped + checktest.Scrapped, "set aside: not the newest", "records.notice"},
+			{"of another generation", check.Findable, onRecords(`update notice set generation = 7 where record_id = $1`, of(checktest.Scrapped)),
+				shipped + checktest.Scrapped, "the newest that was published is 1", "records.notice"},
+			{"another device's notice", check.NoKeys, onRecords(`update notice set entry = (select entry from notice where record_id = $2) where record_id = $1`, of(checktest.Spent), of(checktest.Scrapped)),
+				shipped + checktest.Spent, "the notice does not hold", "records.notice"},
+			{"another entry in the registry", check.Findable, func(*world) {}, shipped + checktest.Spent, "another scrap entry than the one in the records", "registry.entry 16"},
+			{"not served", check.Findable, func(*world) {}, shipped + checktest.Spent, "the registry's newest entry of the device is another", "registry entry 16"},
+			{"unlicensed", check.Audited, onRecords(`insert into notice (record_id, generation, type, entry, reason, operator) select $1, 1, 4, entry, reason, operator from notice limit 1`, record(3)),
+				3, "no entry licensed the statement of this erase notice", "records.notice"},
+			{"gone from the registry", check.Findable, onRegistry(`delete from entry where seq = 16`), shipped + checktest.Spent, "but the registry does not have it", "registry.entry 16"},
+			{"no device", check.Findable, onRecords(`insert into notice (record_id, generation, type, entry, reason, operator) select sha256($1), 1, 3, entry, reason, operator from notice limit 1`, []byte("nobody")),
+				-2, "that the records don't have", "records.notice"},
+			{"device in use", check.Findable, onRecords(`insert into notice (record_id, generation, type, entry, reason, operator) select $1, 1, 3, entry, reason, operator from notice limit 1`, record(4)),
+				4, "there is a scrap notice, but the device is shipped", "records.notice"},
+			{"scrapped while its entry was on its way", check.Findable, func(w *world) {
+				d := w.Device(60, 1, records.Restored)
+				w.Must(w.Records.Store.SetAside(t.Context(), d.Record, 1, 0, "refused"))
+				w.Scrap(60)
+				e, err := registry.ParseEntry(d.Entry)
+				w.Must(err)
+				w.Registry.Append(e)
+			}, 60, "scrapped before its publication was noted", "registry.entry 22"},
+		},
+		"swaps, orders, reservations": {
+			{"identity given away without a plan", check.OneDevice, onRecords(`update plan set record_id = sha256(record_id) where record_id = $1`, of(checktest.Swapped)),
+				shipped + checktest.Swapped, "no board swap leads from one to the other", "identity_use"},
+			{"taken by nobody", check.OneDevice, func(*world) {}, -2, "no generation of this chip has identity", "records.plan"},
+			{"identity burned", check.OneDevice, onRecords(`update identity_use set state = 'burned', planned = null where planned = $1`, of(checktest.Planned)),
+				shipped + checktest.Planned, "it can't be carried out any more", "identity_use"},
+			{"identity still released", check.OneDevice, func(w *world) {
+				w.PlantRecords(`update plan set record_id = $1 where record_id = sha256($1)`, of(checktest.Swapped))
+				w.PlantRecords(`update identity_use set state = 'released', record_id = $2 where record_id = $1`, of(checktest.Swapped), of(checktest.Scrapped))
+			}, shipped + checktest.Swapped, "is still released and could be given to a third chip", "identity_use"},
+			{"old chip in use again", check.OneDevice, func(w *world) {
+				w.PlantRecords(`drop index device_identity_field`)
+				w.PlantRecords(`update device set state = 'shipped' where record_id = $1`, of(checktest.Scrapped))
+			}, shipped + checktest.Swapped, "that record is not scrapped", "records.plan"},
+			{"plan of nobody", check.Audited, onRecords(`delete from operator_order where act = 'swap' and record_id = $1`, of(checktest.Spent)),
+				shipped + checktest.Planned, "no operator ordered a board swap", "records.plan"},
+			{"quarantine not ordered", check.Audited, onRecords(`update device set held = state, state = 'quarantined' where record_id = $1`, record(0)), 0, "the SPP itself never stops one", "/1"},
+			{"left quarantine", check.Audited, onRecords(`update device set state = held, held = null where record_id = $1`, of(checktest.HeldInField)),
+				shipped + checktest.HeldInField, "nobody released it, but it is shipped", "operator_order"},
+			{"order removed", check.Audited, onRecords(`delete from operator_order where act = 'return' and record_id = $1`, of(checktest.Returned)),
+				shipped + checktest.Returned, "the records don't know", "audit_entry"},
+			{"order changed", check.Audited, onRecords(`update operator_order set operator = 'bob' where act = 'abandon' and record_id = $1`, of(checktest.Abandoned)),
+				shipped + checktest.Abandoned, `operator "bob" ordered "abandon"`, "operator_order"},
+			{"order without entry", check.Audited, onRecords(`update operator_order set entry = $2 where act = 'release' and record_id = $1`, of(checktest.Released), 3),
+				shipped + checktest.Released, "none of kind", "audit_entry 3"},
+			{"revoked by hand", check.Audited, onRecords(`insert into revocation (station, reason, operator) values ($1, 'x', 'x')`, "line-3"), -1, `station "line-3" was revoked`, "records.revocation"},
+			{"nobody came", check.OneDevice, onPool(`update waiting set record_id = $1, generation = 1, reserved = now() - interval '8 days' where value = '00440245000150'`, record(0)), 0, "never begun with it", "pool.waiting"},
+			{"chip without rows", check.OneDevice, onPool(`update waiting set record_id = sha256($1), generation = 1, reserved = now() - interval '8 days' where value = '00440245000151'`, []byte("nobody")), -2, "never begun with it", "pool.waiting"},
+			{"standing still", check.OneDevice, onRecords(`update device set changed = now() - interval '8 days' where record_id = $1`, of(checktest.Packaged)),
+				shipped + checktest.Packaged, "the device is packaged since", "/1"},
 		},
 		"forms": {
 			{"secrets left", check.NoKeys, set(0, `secrets = (select secrets from device where record_id = $2)`, record(8)), 0, "copy of its secrets is left", "secrets"},
@@ -255,7 +361,7 @@ func TestPlanted(t *testing.T) {
 	for name, group := range groups {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, 6)
+			w := newWorld(t, shipped)
 			w.T = t
 			if r := w.Run(); !r.Holds() {
 				t.Fatalf("before: %+v", r.Invariants)
@@ -304,6 +410,34 @@ func TestGrace(t *testing.T) {
 		if r := check.Run(t.Context(), s); r.Invariants[0].Holds != want {
 			t.Errorf("grace %s: holds %v: %+v", grace, r.Invariants[0].Holds, r.Invariants[0].Violations)
 		}
+	}
+}
+
+// TestQuarantinedOnItsWay: the SPP set a device apart while its entry was on its
+// way, and the registry took it: no operator stopped a device in the field.
+func TestQuarantinedOnItsWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	d := w.Device(70, 1, records.Restored)
+	held, err := w.Records.Store.QuarantineOnLine(t.Context(), d.Record, "two holders of one key")
+	if err != nil || !held {
+		t.Fatalf("held %v, %v", held, err)
+	}
+	if r := w.Run(); !r.Holds() {
+		t.Errorf("on its way: %+v", r.Invariants)
+	}
+	e, err := registry.ParseEntry(d.Entry)
+	w.Must(err)
+	size, err := w.Registry.Reader().Size(t.Context())
+	w.Must(err)
+	w.Registry.Append(e)
+	if r := w.Run(); !r.Holds() {
+		t.Errorf("taken: %+v", r.Invariants)
+	}
+	w.Must(w.Records.Store.Published(t.Context(), d.Record, 1, size))
+	w.Must(w.Pool.Store.Use(t.Context(), d.Identity))
+	if r := w.Run(); !r.Holds() {
+		t.Errorf("noted: %+v", r.Invariants)
 	}
 }
 
@@ -368,9 +502,19 @@ func TestWhileTheLineRuns(t *testing.T) {
 	}()
 	for n := range 25 {
 		w.Device(20+n, 1, records.Shipped)
-		if n%5 == 0 {
+		record := registrytest.Chip(t, 20+n).RecordID()
+		switch n % 5 {
+		case 0:
 			w.Unlock(20+n, 2)
 			w.Device(20+n, 2, records.Shipped)
+		case 1:
+			w.Must(w.Records.Store.Quarantine(t.Context(), record, checktest.Order))
+			w.Must(w.Records.Store.Release(t.Context(), record, checktest.Order))
+			w.Must(w.Records.Store.Return(t.Context(), record, checktest.Order))
+		case 2:
+			w.Scrap(20 + n)
+			w.Swap(20+n, 60+n)
+			w.Device(60+n, 1, records.Shipped)
 		}
 	}
 	close(stop)

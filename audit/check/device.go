@@ -38,14 +38,17 @@ func (c *checker) everyDevice(ctx context.Context) {
 		return ctx.Err()
 	}
 	err := c.Records.Each(ctx, func(d records.Device) error {
+		// A page ends between chips: a generation is judged by the others of its chip.
+		if n := len(page); n >= pageSize && page[n-1].Record != d.Record {
+			if err := look(); err != nil {
+				return err
+			}
+		}
 		c.report.Devices++
 		c.devices = append(c.devices, seen{deviceID{d.Record, d.Generation}, d.Identity, d.State, d.Licence, d.Uses, d.PackagedAt})
-		c.lines.add(d)
 		c.forms(d)
 		c.proof(ctx, d)
-		if page = append(page, d); len(page) == pageSize {
-			return look()
-		}
+		page = append(page, d)
 		return nil
 	})
 	if e := look(); err == nil {
@@ -69,6 +72,7 @@ func (c *checker) comparePage(ctx context.Context, page []records.Device) {
 	if len(page) == 0 {
 		return
 	}
+	c.findable(ctx, page)
 	ids := make([]identity.Identity, len(page))
 	for i, d := range page {
 		ids[i] = d.Identity
@@ -83,23 +87,40 @@ func (c *checker) comparePage(ctx context.Context, page []records.Device) {
 		c.unread(OneDevice, err)
 		return
 	}
-	for _, d := range page {
-		c.used(ctx, d, uses)
-		c.pooled(ctx, d, waiting)
+	for len(page) > 0 {
+		n := 1
+		for n < len(page) && page[n].Record == page[0].Record {
+			n++
+		}
+		h := history(page[:n])
+		page = page[n:]
+		c.lines.add(h)
+		c.note(h)
+		c.whole(ctx, h)
+		for _, d := range h {
+			c.used(ctx, h, d, uses)
+			c.pooled(ctx, h, d, waiting)
+		}
 	}
-	c.findable(ctx, page)
 }
 
-// moved tells whether a row has changed since it was read: then what it was
-// compared with may be ahead of it, and the comparison says nothing.
-func (c *checker) moved(ctx context.Context, d records.Device) bool {
-	now, err := c.Records.Get(ctx, d.Record, d.Generation)
-	return err != nil || now.State != d.State || !now.Changed.Equal(d.Changed)
+// moved tells whether one of the rows has changed since it was read: then what
+// it was compared with may be ahead of it, and the comparison says nothing.
+func (c *checker) moved(ctx context.Context, rows ...records.Device) bool {
+	for _, d := range rows {
+		now, err := c.Records.Get(ctx, d.Record, d.Generation)
+		if err != nil || now.State != d.State || !now.Changed.Equal(d.Changed) {
+			return true
+		}
+	}
+	return false
 }
 
-// settled tells whether what happened at a time should have been cleaned up
-// after by now.
-func (c *checker) settled(at time.Time) bool { return time.Since(at) >= c.Grace }
+// settled tells whether what happened at a time, by the records' clock, should
+// have been cleaned up after by now.
+func (c *checker) settled(at time.Time) bool {
+	return time.Since(at)+c.ahead >= c.Grace
+}
 
 // rowErrors takes the rows that do not parse out of an error of records.Each; it
 // gives none if anything else is wrong too.

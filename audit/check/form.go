@@ -21,7 +21,7 @@ func (c *checker) forms(d records.Device) {
 	if d.Realm != c.Realm {
 		f.bad("realm", fmt.Errorf("it is %s", d.Realm))
 	}
-	if d.State.Ever() && len(d.Secrets) > 0 {
+	if published(d) && len(d.Secrets) > 0 {
 		f.bad("secrets", fmt.Errorf("the device is %s and they should be gone: a copy of its secrets is left", d.State))
 	}
 	for _, s := range d.Secrets {

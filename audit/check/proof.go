@@ -15,7 +15,7 @@ import (
 // proof checks invariant 3 for one row: a published generation has a proof that
 // it was restored, and with keys at hand the HSM says that the proof is right.
 func (c *checker) proof(ctx context.Context, d records.Device) {
-	if !d.State.Ever() {
+	if !published(d) {
 		return
 	}
 	where := rows(deviceRow(d.Record, d.Generation))

@@ -132,7 +132,7 @@ func TestScript(t *testing.T) {
 				RequireExplicitExec: true,
 				Setup: func(env *testscript.Env) error {
 					env.Setenv("SOFTHSM2_CONF", f.hsm.Directory.Conf())
-					for n := range 10 {
+					for n := range 3 + checktest.Others {
 						env.Setenv(fmt.Sprintf("RECORD%d", n), registrytest.Chip(t, n).RecordID().Short())
 					}
 					return f.write(env.WorkDir)

@@ -110,7 +110,7 @@ func (c Config) sources(ctx context.Context, withToken bool) (s check.Sources, c
 		}
 		return errors.Join(errs...)
 	}
-	s = check.Sources{Realm: c.Realm, Grace: c.Grace}
+	s = check.Sources{Realm: c.Realm, Grace: c.Grace, ReservationLife: c.Life}
 	if s.Actor, err = c.who(); err != nil {
 		return s, closeAll, err
 	}

@@ -24,7 +24,8 @@ import (
 type Config struct {
 	Realm        identity.Realm        `yaml:"realm" required:"true" example:"development" help:"development or production; what is of the other one is a violation."`
 	Actor        string                `yaml:"actor" example:"alice" help:"Who checks, as the audit log names them. Left out: the name of the user who runs the command."`
-	Grace        time.Duration         `yaml:"grace" default:"1m" help:"How long what a crash left may wait for its repair before it counts as a violation."`
+	Grace        time.Duration         `yaml:"grace" default:"5m" help:"How long what a crash left may wait for its repair before it counts as a violation: house-keeping comes by every minute and lets what is younger than two be."`
+	Life         time.Duration         `yaml:"reservation_life" default:"168h" help:"The SPP's reservation_life: what nobody resumed for so long should be burned. 0s: not looked at."`
 	Pool         databaseconfig.Config `yaml:"pool" help:"Database pool, as role auditor."`
 	Records      databaseconfig.Config `yaml:"records" help:"Database records, as role auditor."`
 	Registry     *RegistryConfig       `yaml:"registry" help:"The registry. Left out, what was published is not looked up."`
@@ -44,8 +45,8 @@ type RegistryConfig struct {
 
 // Validate checks the values once the configuration is read.
 func (c Config) Validate() error {
-	if c.Grace < 0 {
-		return fmt.Errorf("grace is %s: it must not be negative", c.Grace)
+	if c.Grace < 0 || c.Life < 0 {
+		return fmt.Errorf("grace is %s and reservation_life %s: neither may be negative", c.Grace, c.Life)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ type logCmd struct {
 	console.ConfigFile
 	console.Output
 	Head   console.Path `name:"head" placeholder:"FILE" help:"A signed head kept elsewhere (heads --save): the log must lead through it."`
-	Kind   string       `name:"kind" placeholder:"KIND" enum:",assemble,device-key,unlock,registry,certify,ceremony,check" default:"" help:"Show entries of one kind only."`
+	Kind   string       `name:"kind" placeholder:"KIND" enum:",assemble,device-key,unlock,registry,certify,ceremony,check,order" default:"" help:"Show entries of one kind only."`
 	Record string       `name:"record" placeholder:"ID" help:"Show entries about one record only, by its id or the beginning of it."`
 	Last   int          `name:"last" default:"50" placeholder:"N" help:"Show the newest N of them (default 50); 0 shows none and verifies only."`
 }

@@ -62,6 +62,11 @@ func (k *SoftKeys) SignUnlock(ctx context.Context, u identity.Unlock) ([]byte, e
 	return identity.SignUnlock(ctx, k.rom, u)
 }
 
+// SignRegistryStatement signs a scrap or erase entry's leaf.
+func (k *SoftKeys) SignRegistryStatement(ctx context.Context, leaf []byte) ([]byte, error) {
+	return statement.Sign(ctx, k.rom, statement.Registry, leaf)
+}
+
 // SignAuditHead signs a head of the audit log.
 func (k *SoftKeys) SignAuditHead(ctx context.Context, payload []byte) ([]byte, error) {
 	return statement.Sign(ctx, k.audit, statement.AuditHead, payload)

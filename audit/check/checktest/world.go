@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/audit/check"
@@ -21,6 +22,7 @@ import (
 	"github.com/devicekeys/devicekeys/provisioning/records/recordstest"
 	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/registry/registrytest"
+	"github.com/devicekeys/devicekeys/registry/store"
 	"github.com/devicekeys/devicekeys/registry/store/storetest"
 	"github.com/devicekeys/devicekeys/statement"
 )
@@ -35,6 +37,7 @@ type Maker interface {
 	DeviceKey(ctx context.Context, key keypackage.KeyID, context []byte) (keypackage.MACKey, error)
 	SignCertificate(ctx context.Context, claims []byte) (identity.Certificate, error)
 	SignUnlock(ctx context.Context, u identity.Unlock) ([]byte, error)
+	SignRegistryStatement(ctx context.Context, leaf []byte) ([]byte, error)
 	SignAuditHead(ctx context.Context, payload []byte) ([]byte, error)
 }
 
@@ -48,21 +51,53 @@ type World struct {
 	Maker    Maker
 
 	entries int64 // in the registry
+	writer  *store.Writer
+	reader  *store.Reader
 }
 
+// The devices of a world beside the shipped ones, as their distance from those:
+// chip shipped+Abandoned is one whose next generation was abandoned.
+const (
+	Superseded  = iota // generation 1 superseded, generation 2 published
+	Reserved           // reserved
+	Packaged           // packaged
+	Confirmed          // confirmed
+	Restored           // restored
+	Burned             // generation 1 burned, generation 2 shipped with another identity
+	HeldOnLine         // quarantined by the SPP, confirmed before
+	HeldInField        // quarantined by an operator, shipped before
+	Released           // quarantined and released: shipped
+	Returned           // shipped and returned: published
+	Scrapped           // shipped and scrapped; its identity is Swapped's now
+	Swapped            // shipped, with Scrapped's identity
+	Spent              // shipped and scrapped; its identity waits for Planned
+	Planned            // a listed chip without rows, that a board swap waits for
+	ScrapLine          // scrapped on the line: it was never published
+	Abandoned          // generation 1 shipped, generation 2 abandoned by an operator
+	Stale              // generation 1 superseded, 2 abandoned by the SPP, 3 shipped
+	Others             // how many these are
+)
+
+// Of those devices: how many generations they have, and how many of them were
+// published.
+const (
+	generations = 21
+	published   = 12
+)
+
+// ReservationLife is the one of a world's line.
+const ReservationLife = 7 * 24 * time.Hour
+
+// Order is what operators say in a world.
+var Order = records.Order{Operator: "ann", Reason: "as told"}
+
 // New makes a world with devices in every state, named by the numbers of their
-// chips (registrytest.Chip):
-//
-//	0 to shipped-1  shipped
-//	shipped         generation 1 superseded, generation 2 published
-//	shipped+1       reserved
-//	shipped+2       packaged
-//	shipped+3       confirmed
-//	shipped+4       restored
-//	shipped+5       generation 1 burned, generation 2 shipped with another identity
+// chips (registrytest.Chip): 0 to shipped-1 are shipped, from shipped on they are
+// as the constants say. A station is revoked.
 func New(t testing.TB, maker Maker, shipped int) *World {
 	t.Helper()
 	w := &World{T: t, Pool: pooltest.New(t), Records: recordstest.New(t), Registry: storetest.New(t), Maker: maker}
+	w.writer, w.reader = store.NewWriter(w.Registry.Open(w.Registry.Roles.Sequencer)), w.Registry.Reader()
 	var ids []identity.Identity
 	for n := range 200 {
 		id, err := identity.TAC("00440245").IMEI(n)
@@ -74,20 +109,102 @@ func New(t testing.TB, maker Maker, shipped int) *World {
 	for n := range shipped {
 		w.Device(n, 1, records.Shipped)
 	}
-	n := shipped
-	w.Device(n, 1, records.Shipped)
-	w.Unlock(n, 2)
-	w.Device(n, 2, records.Published)
-	for i, state := range []records.State{records.Reserved, records.Packaged, records.Confirmed, records.Restored} {
-		w.Device(n+1+i, 1, state)
-	}
-	lost := w.Device(n+5, 1, records.Packaged)
+	at := func(n int) identity.RecordID { return registrytest.Chip(t, shipped+n).RecordID() }
+	w.Device(shipped+Superseded, 1, records.Shipped)
+	w.Unlock(shipped+Superseded, 2)
+	w.Device(shipped+Superseded, 2, records.Published)
+	w.Device(shipped+Reserved, 1, records.Reserved)
+	w.Device(shipped+Packaged, 1, records.Packaged)
+	w.Device(shipped+Confirmed, 1, records.Confirmed)
+	w.Device(shipped+Restored, 1, records.Restored)
+	lost := w.Device(shipped+Burned, 1, records.Packaged)
 	w.Must(w.Records.Store.Burned(t.Context(), lost.Identity, lost.Batch, "lost"))
 	w.Must(w.Pool.Store.Burn(t.Context(), lost.Identity, "lost"))
-	w.Device(n+5, 2, records.Shipped) // the same chip, another identity
+	w.Device(shipped+Burned, 2, records.Shipped) // the same chip, another identity
 	w.Must(w.Pool.Store.Burn(t.Context(), ids[len(ids)-1], "doubtful"))
+
+	w.Device(shipped+HeldOnLine, 1, records.Confirmed)
+	held, err := w.Records.Store.QuarantineOnLine(t.Context(), at(HeldOnLine), "two holders of one key")
+	if err != nil || !held {
+		t.Fatalf("quarantine on the line: %v, %v", held, err)
+	}
+	for _, n := range []int{HeldInField, Released, Returned} {
+		w.Device(shipped+n, 1, records.Shipped)
+	}
+	for _, n := range []int{HeldInField, Released} {
+		w.Must(w.Records.Store.Quarantine(t.Context(), at(n), Order))
+	}
+	w.Must(w.Records.Store.Release(t.Context(), at(Released), Order))
+	w.Must(w.Records.Store.Return(t.Context(), at(Returned), Order))
+
+	w.Device(shipped+Scrapped, 1, records.Shipped)
+	w.Scrap(shipped + Scrapped)
+	w.Swap(shipped+Scrapped, shipped+Swapped)
+	w.Device(shipped+Swapped, 1, records.Shipped)
+	w.Device(shipped+Spent, 1, records.Shipped)
+	w.Scrap(shipped + Spent)
+	w.Swap(shipped+Spent, shipped+Planned)
+	w.Device(shipped+ScrapLine, 1, records.Packaged)
+	w.Scrap(shipped + ScrapLine)
+
+	for _, n := range []int{Abandoned, Stale} {
+		w.Device(shipped+n, 1, records.Shipped)
+		w.Unlock(shipped+n, 2)
+		w.Device(shipped+n, 2, records.Packaged)
+	}
+	w.Must(w.Records.Store.Abandon(t.Context(), at(Abandoned), 2, Order))
+	w.Must(w.Records.Store.AbandonStale(t.Context(), at(Stale), 2, "nobody resumed it"))
+	w.Unlock(shipped+Stale, 3)
+	w.Device(shipped+Stale, 3, records.Shipped)
+
+	_, err = w.Records.Store.Revoke(t.Context(), "line-9", Order)
+	w.Must(err)
 	w.Sign()
 	return w
+}
+
+// Generations gives how many rows of devices a world has, and how many of them
+// were published.
+func Generations(shipped int) (all, out int64) {
+	return int64(shipped) + generations, int64(shipped) + published
+}
+
+// Scrap takes a chip out of use, as the SPP's command does, and the registry is
+// told.
+func (w *World) Scrap(n int) {
+	w.T.Helper()
+	ctx, s := w.T.Context(), w.Records.Store
+	d, err := s.Newest(ctx, registrytest.Chip(w.T, n).RecordID())
+	w.Must(err)
+	if d.PublishedAt.IsZero() {
+		w.Must(s.Scrap(ctx, d.Record, d.Generation, nil, Order))
+		w.Must(w.Pool.Store.Use(ctx, d.Identity)) // given out for good
+		return
+	}
+	w.Must(s.License(ctx, audit.Event{Kind: audit.Registry, Key: "dev-identity-signing", Record: d.Record, Generation: d.Generation, Actor: "operator ann"}))
+	e := registry.Entry{Realm: dev, Type: registry.Scrap, Record: d.Record, Generation: d.Generation}
+	e.Statement, err = w.Maker.SignRegistryStatement(ctx, e.Leaf())
+	w.Must(err)
+	raw, err := e.Encode()
+	w.Must(err)
+	w.Must(s.Scrap(ctx, d.Record, d.Generation, raw, Order))
+	w.Must(s.Noticed(ctx, d.Record, d.Generation, uint8(e.Type), w.append(e)))
+}
+
+// append puts an entry into the registry, as it is, and gives its place.
+func (w *World) append(e registry.Entry) int64 {
+	w.T.Helper()
+	_, err := w.writer.Append(w.T.Context(), w.entries, nil, func([]store.Standing) []store.New { return storetest.Rows(e) })
+	w.Must(err)
+	w.entries++
+	return w.entries - 1
+}
+
+// Swap plans the identity of a scrapped chip for another one.
+func (w *World) Swap(from, to int) {
+	w.T.Helper()
+	_, err := w.Records.Store.Plan(w.T.Context(), registrytest.Chip(w.T, from).RecordID(), registrytest.Chip(w.T, to).RecordID(), Order)
+	w.Must(err)
 }
 
 // Must ends the test on an error.
@@ -118,7 +235,7 @@ func (w *World) Run() check.Report {
 // server: it has no old answers in its cache.
 func (w *World) Sources() check.Sources {
 	w.T.Helper()
-	handler, err := registry.NewHandler(w.Registry.Reader(), registry.HandlerOptions{Rate: 1e6, Burst: 1e6})
+	handler, err := registry.NewHandler(w.reader, registry.HandlerOptions{Rate: 1e6, Burst: 1e6})
 	w.Must(err)
 	server := httptest.NewServer(handler)
 	w.T.Cleanup(server.Close)
@@ -126,7 +243,7 @@ func (w *World) Sources() check.Sources {
 	w.Must(err)
 	s := check.Sources{
 		Realm: dev, Pool: pool.New(w.Pool.As("auditor")), Records: records.New(w.Records.As("auditor")), Audit: w.Log("auditor"),
-		Registry: client, RegistryStore: w.Registry.Reader(),
+		Registry: client, RegistryStore: w.reader, ReservationLife: ReservationLife,
 	}
 	if k, ok := w.Maker.(check.Keys); ok {
 		s.Keys = k
@@ -158,6 +275,17 @@ func (w *World) PlantRecords(query string, args ...any) {
 	}
 }
 
+// Unchecked drops the check constraints of a table of the records, so that
+// anything can be planted.
+func (w *World) Unchecked(table string) {
+	w.T.Helper()
+	w.PlantRecords(`do $$ declare c name; begin
+		for c in select conname from pg_constraint where conrelid = '` + table + `'::regclass and contype = 'c' loop
+			execute format('alter table ` + table + ` drop constraint %I', c);
+		end loop;
+	end $$`)
+}
+
 // PlantRegistry does it to the registry.
 func (w *World) PlantRegistry(query string, args ...any) {
 	w.T.Helper()
@@ -180,9 +308,13 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 		Suite: keypackage.SuiteAttested, IssuedAt: 1_700_000_000, KDF: 1, Master: 1,
 		Secrets: []records.SealedSecret{{Entry: "sim-lock", Sealed: sealed(48).Encode()}},
 	}
-	if before, err := s.Newest(ctx, d.Record); err == nil && before.State.InField() {
+	pooled := false
+	if before, err := s.InField(ctx, d.Record); err == nil {
 		d.Identity, d.Batch = before.Identity, before.Batch
+	} else if p, err := s.Planned(ctx, d.Record); err == nil {
+		d.Identity, d.Batch = p.Identity, p.Batch
 	} else {
+		pooled = true
 		r, err := w.Pool.Store.Reserve(ctx, "phone", nil, d.Record, g)
 		w.Must(err)
 		d.Identity, d.Batch = r.Identity, r.Batch
@@ -198,7 +330,7 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 		return d
 	}
 	backup := sha256.Sum256(d.Backup)
-	_, err := s.Confirmed(ctx, d.Record, g, d.Backup, w.mac(d, keypackage.ConfirmMessage(keypackage.Transcript(d.Hello, d.Point, d.Claims), backup)), sha256.Sum256(d.Hello))
+	_, err := s.Confirmed(ctx, d.Record, g, d.Point, d.Backup, w.mac(d, keypackage.ConfirmMessage(keypackage.Transcript(d.Hello, d.Point, d.Claims), backup)), sha256.Sum256(d.Hello))
 	w.Must(err)
 	if to == records.Confirmed {
 		return d
@@ -217,10 +349,10 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 	if to == records.Restored {
 		return d
 	}
-	w.Registry.Append(e)
-	w.Must(s.Published(ctx, d.Record, g, w.entries))
-	w.entries++
-	w.Must(w.Pool.Store.Use(ctx, d.Identity))
+	w.Must(s.Published(ctx, d.Record, g, w.append(e)))
+	if pooled {
+		w.Must(w.Pool.Store.Use(ctx, d.Identity))
+	}
 	if to == records.Shipped {
 		w.Must(s.Shipped(ctx, d.Record, g))
 	}
