@@ -79,11 +79,7 @@ func New(t testing.TB, opts ...Option) *HSM {
 	if shared.hsm == nil {
 		h, err := open()
 		if err != nil {
-			ci, _ := strconv.ParseBool(os.Getenv("CI"))
-			if errors.Is(err, ErrNotInstalled) && !ci && !o.require {
-				t.Skipf("SKIPPED, NOT TESTED: %v", err)
-			}
-			t.Fatal(err)
+			missing(t, err, o.require)
 		}
 		shared.hsm = h
 		if shared.main {
@@ -97,6 +93,17 @@ func New(t testing.TB, opts ...Option) *HSM {
 		}
 	})
 	return shared.hsm
+}
+
+// missing ends the test: skipped without SoftHSM, failed for any other reason, where
+// CI=true, and where it is required.
+func missing(t testing.TB, err error, required bool) {
+	t.Helper()
+	ci, _ := strconv.ParseBool(os.Getenv("CI"))
+	if errors.Is(err, ErrNotInstalled) && !ci && !required {
+		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+	}
+	t.Fatal(err)
 }
 
 // Main runs the tests and keeps one HSM for all of them, for a package with many tests that

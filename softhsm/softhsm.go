@@ -28,6 +28,18 @@
 // that runs alone. A test process that is killed leaves its directory in the
 // folder for temporary files; the next [New] on the machine removes it.
 //
+// # A token that fails
+//
+// [Shim] is a module that stands before SoftHSM's: it delays, counts and fails any call
+// with any code, before its effect or after it, limits sessions, and takes the token away
+// and puts it back, all from outside while programs run on it.
+//
+//	shim := softhsm.NewShim(t)
+//	cmd.Env = append(directory.Env(), shim.Env()...) // and shim.Module() as its module
+//	…
+//	shim.Fail(softhsm.Rule{Function: "C_Sign", Code: pkcs11.CKR_DEVICE_ERROR})
+//	shim.Lose(true)
+//
 // # What it is not
 //
 // SoftHSM's keys lie in files. Production refuses its tokens (see package hsm).
