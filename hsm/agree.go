@@ -37,10 +37,11 @@ func (t *Token) Agree(ctx context.Context, own *Key, peer []byte, s Spec) (*Key,
 	}
 	m := pkcs11.NewMechanism(pkcs11.CKM_ECDH1_DERIVE, pkcs11.NewECDH1DeriveParams(pkcs11.CKD_NULL, nil, bytes.Clone(peer)))
 	return t.make(ctx, "agree on "+s.Kind.String(), s, p, func(se *session, place []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-		if err := own.alive(); err != nil {
+		from, err := own.object(se)
+		if err != nil {
 			return 0, err
 		}
-		h, err := t.lib.deriveKey(se.handle, m, own.handle, joined(p.derive, place...))
-		return h, t.blame(se, err, own)
+		// The point has been checked: whatever goes wrong here isn't its fault.
+		return t.lib.deriveKey(se.handle, m, from, joined(p.derive, place...))
 	})
 }

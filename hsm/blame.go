@@ -6,19 +6,33 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
+// twice runs a call that takes data from outside, and runs it once more after an answer
+// that might be the data's fault or not: data is refused every time.
+func twice(call func() error) error {
+	err := call()
+	if vague(err) {
+		err = call()
+	}
+	return err
+}
+
+// vague tells of the codes that SoftHSM gives for tampered data, and for anything else.
+func vague(err error) bool {
+	c := codeOf(err)
+	return c == pkcs11.CKR_GENERAL_ERROR || c == pkcs11.CKR_FUNCTION_FAILED
+}
+
 // blame decides whose fault an error is in a call that took data from outside. Codes
 // that name the data say it themselves. CKR_GENERAL_ERROR and CKR_FUNCTION_FAILED are
-// what SoftHSM answers to a tampered blob, a wrong tag and a strange point; they are the
-// data's fault unless a key known to be good doesn't work either, or the token key that
-// was used can't be read any more.
+// what SoftHSM answers to a tampered blob and a wrong tag; they are the data's fault
+// unless a key known to be good doesn't work either, or the token key that was used
+// can't be read any more.
 func (t *Token) blame(s *session, err error, used ...*Key) error {
 	if err == nil {
 		return nil
 	}
 	if Classify(err) != DataFault {
-		switch uint(codeOf(err)) {
-		case pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_FUNCTION_FAILED:
-		default:
+		if !vague(err) {
 			return err
 		}
 		if e := t.selfTest(); e != nil {
@@ -28,7 +42,11 @@ func (t *Token) blame(s *session, err error, used ...*Key) error {
 			if !k.spec.Token {
 				continue
 			}
-			if _, e := t.lib.attributes(s.handle, k.handle, pkcs11.CKA_LABEL); e != nil {
+			at := k.at.Load()
+			if at == nil {
+				continue
+			}
+			if _, e := t.lib.attributes(s.handle, at.key, pkcs11.CKA_LABEL); e != nil {
 				return fmt.Errorf("%w (and %s can't be read any more: %w)", err, k, e)
 			}
 		}

@@ -29,7 +29,7 @@ var advice = map[Code]string{
 	pkcs11.CKR_ACTION_PROHIBITED:          "the object was made unchangeable, uncopyable or indestructible",
 	pkcs11.CKR_MECHANISM_INVALID:          "the key's CKA_ALLOWED_MECHANISMS or the token forbids this mechanism",
 	pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED: "the key's usage attributes forbid this",
-	pkcs11.CKR_USER_NOT_LOGGED_IN:         "the login was lost: close the token and open it again",
+	pkcs11.CKR_USER_NOT_LOGGED_IN:         "the login was lost",
 	pkcs11.CKR_PIN_LOCKED:                 "too many wrong PINs: the security officer must set a new one",
 	pkcs11.CKR_TOKEN_WRITE_PROTECTED:      "the token takes no new objects",
 	pkcs11.CKR_KEY_UNEXTRACTABLE:          "the key may not leave its token",
@@ -73,6 +73,9 @@ func (c Code) Is(target error) bool {
 	}
 	return false
 }
+
+// DataFault tells whether the code says that the data from outside is at fault.
+func (c Code) DataFault() bool { return c.class() == DataFault }
 
 // translated turns miekg's error, however wrapped, into a Code.
 func translated(err error) error {

@@ -19,19 +19,20 @@ func (t *Token) Copy(ctx context.Context, k *Key, s Spec) (*Key, error) {
 	}
 	var c *Key
 	err = t.with(ctx, "copy "+k.String(), func(se *session) error {
-		if err := k.alive(); err != nil {
+		from, err := k.object(se)
+		if err != nil {
 			return err
 		}
 		if !s.Token {
-			c, err = t.copySession(se, k, s, p, changes)
-			return err
+			c, err = t.copySession(se, k, from, s, p, changes)
+			return noted(err, k)
 		}
 		if err := t.unused(se, s.Label); err != nil {
 			return err
 		}
-		h, err := t.keep(se, k.handle, s, p, changes...)
+		h, err := t.keep(se, from, s, p, changes...)
 		if err != nil {
-			return err
+			return noted(err, k)
 		}
 		c = t.made(se, s, p, h)
 		return nil
@@ -57,11 +58,12 @@ func (t *Token) Hot(ctx context.Context, k *Key) (*Key, error) {
 	}
 	var c *Key
 	err = t.anchored(func(se *session) error {
-		if err := k.alive(); err != nil {
+		from, err := k.object(se)
+		if err != nil {
 			return err
 		}
-		c, err = t.copySession(se, k, s, p, changes)
-		return err
+		c, err = t.copySession(se, k, from, s, p, changes)
+		return noted(err, k)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hsm: copy %s in token %q: %w", k, t.info.Label, err)
@@ -69,8 +71,8 @@ func (t *Token) Hot(ctx context.Context, k *Key) (*Key, error) {
 	return c, nil
 }
 
-func (t *Token) copySession(s *session, k *Key, spec Spec, p *plan, changes []*pkcs11.Attribute) (*Key, error) {
-	h, err := t.lib.copyObject(s.handle, k.handle, append(spec.place(), changes...))
+func (t *Token) copySession(s *session, k *Key, from pkcs11.ObjectHandle, spec Spec, p *plan, changes []*pkcs11.Attribute) (*Key, error) {
+	h, err := t.lib.copyObject(s.handle, from, append(spec.place(), changes...))
 	if err != nil {
 		return nil, err
 	}

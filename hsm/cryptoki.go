@@ -33,6 +33,8 @@ const (
 	fnInitPIN
 	fnOpenSession
 	fnCloseSession
+	fnCloseAllSessions
+	fnGetSessionInfo
 	fnLogin
 	fnLogout
 	fnCreateObject
@@ -62,7 +64,7 @@ const (
 
 var functionNames = [functions]string{
 	"C_Initialize", "C_Finalize", "C_GetSlotList", "C_GetTokenInfo", "C_GetMechanismList",
-	"C_InitToken", "C_InitPIN", "C_OpenSession", "C_CloseSession", "C_Login", "C_Logout",
+	"C_InitToken", "C_InitPIN", "C_OpenSession", "C_CloseSession", "C_CloseAllSessions", "C_GetSessionInfo", "C_Login", "C_Logout",
 	"C_CreateObject", "C_CopyObject", "C_DestroyObject", "C_GetAttributeValue", "C_SetAttributeValue",
 	"C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal",
 	"C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt", "C_SignInit", "C_Sign",
@@ -125,6 +127,23 @@ func (c *cryptoki) openSession(slot uint) (pkcs11.SessionHandle, error) {
 
 func (c *cryptoki) closeSession(s pkcs11.SessionHandle) error {
 	return c.count(fnCloseSession, 1, c.ctx.CloseSession(s))
+}
+
+func (c *cryptoki) closeAllSessions(slot uint) error {
+	return c.count(fnCloseAllSessions, 1, c.ctx.CloseAllSessions(slot))
+}
+
+// loggedIn makes sure that a session is there and the user is logged in: in one that
+// isn't, private objects look as if they didn't exist.
+func (c *cryptoki) loggedIn(s pkcs11.SessionHandle) error {
+	i, err := c.ctx.GetSessionInfo(s)
+	if err = c.count(fnGetSessionInfo, 1, err); err != nil {
+		return err
+	}
+	if i.State != pkcs11.CKS_RW_USER_FUNCTIONS {
+		return Code(pkcs11.CKR_USER_NOT_LOGGED_IN)
+	}
+	return nil
 }
 
 func (c *cryptoki) login(s pkcs11.SessionHandle, user uint, pin []byte) error {

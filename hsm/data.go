@@ -75,7 +75,7 @@ func (t *Token) Data(ctx context.Context, application, label string) ([]Data, er
 	var all []Data
 	err := t.with(ctx, fmt.Sprintf("read data %q of %q", label, application), func(s *session) error {
 		all = nil
-		found, err := t.lib.find(s.handle, match)
+		found, err := t.find(s, match)
 		if err != nil {
 			return err
 		}

@@ -32,10 +32,12 @@ func (t *Token) Derive(ctx context.Context, base *Key, kdf KDF, context []byte, 
 		return fail(fmt.Errorf("a context of %d bytes: give 1 to %d", len(context), maxContext))
 	}
 	return t.make(ctx, fmt.Sprintf("derive %s from %s", s.Kind, base), s, p, func(se *session, place []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-		if err := base.alive(); err != nil {
+		from, err := base.object(se)
+		if err != nil {
 			return 0, err
 		}
-		return t.deriveIn(se, base, kdf, context, p, place)
+		h, err := t.deriveIn(se, base, from, kdf, context, p, place)
+		return h, noted(err, base)
 	})
 }
 

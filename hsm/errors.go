@@ -18,11 +18,13 @@ var (
 	// ErrBusy: no session, or not the lock file, became free within the time allowed.
 	ErrBusy = errors.New("no session free in time")
 	// ErrMAC: the MAC isn't this key's over this message.
-	ErrMAC = errors.New("MAC does not match")
+	ErrMAC error = dataFault("MAC does not match")
 	// ErrData: what came from outside (a blob, a ciphertext, a point) is at fault.
-	ErrData = errors.New("data refused")
-	// ErrKeyGone: the handle died (its session was replaced, or somebody destroyed the
-	// object). Derive or find the key again.
+	ErrData error = dataFault("data refused")
+	// ErrAway: the token or the login was lost. The token opens itself again; ask later.
+	ErrAway = errors.New("the token was lost and is being opened again")
+	// ErrKeyGone: the handle died (its session was replaced, the token was opened again, or
+	// somebody destroyed the object). Derive the key again.
 	ErrKeyGone = errors.New("key handle is gone")
 	// ErrProduction: a token, PIN or label fit for development only was met with
 	// Config.Production set.
@@ -30,6 +32,14 @@ var (
 	// ErrClosed: the token or module was closed by this process.
 	ErrClosed = errors.New("closed")
 )
+
+// dataFault is an error whose cause is what came from outside. Callers who must not
+// import this package ask with errors.As for interface{ DataFault() bool }; every error
+// here of class [DataFault] answers true.
+type dataFault string
+
+func (e dataFault) Error() string { return string(e) }
+func (dataFault) DataFault() bool { return true }
 
 // Class says what an error asks of the caller.
 type Class int
@@ -42,8 +52,8 @@ const (
 	// NewSession: the session was replaced; keys that lived in it are gone, the rest
 	// works on.
 	NewSession
-	// Reinitialise: the token or the login is lost; close the token and the module and
-	// open them again.
+	// Reinitialise: the token or the login may be lost. The Token looks into it and opens
+	// itself again; meanwhile it answers [ErrAway], of class Retry.
 	Reinitialise
 	// Stop: asking again can't help: a refused PIN, a forbidden use, a wrong template.
 	Stop
@@ -79,6 +89,8 @@ func Classify(err error) Class {
 		return None
 	case errors.Is(err, ErrData), errors.Is(err, ErrMAC):
 		return DataFault
+	case errors.Is(err, ErrAway):
+		return Retry
 	case errors.Is(err, ErrPIN), errors.Is(err, ErrProduction), errors.Is(err, ErrNoKey), errors.Is(err, ErrNoToken), errors.Is(err, ErrClosed):
 		return Stop
 	case errors.Is(err, ErrKeyGone):

@@ -73,18 +73,18 @@ func (t *Token) TakeSession(ctx context.Context) (give func(), err error) {
 func (k *Key) Poison(ctx context.Context) error {
 	return k.token.pool.with(ctx, func(s *session) error {
 		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_SHA256_HMAC, nil)}
-		if err := k.token.lib.ctx.SignInit(s.handle, m, k.handle); err != nil {
+		if err := k.token.lib.ctx.SignInit(s.handle, m, k.at.Load().key); err != nil {
 			return translated(err)
 		}
-		_, err := k.token.lib.sign(s.handle, pkcs11.CKM_SHA256_HMAC, k.handle, nil)
+		_, err := k.token.lib.sign(s.handle, pkcs11.CKM_SHA256_HMAC, k.at.Load().key, nil)
 		return err
 	})
 }
 
 // ReadValue asks the token for the key's bytes.
 func (k *Key) ReadValue(ctx context.Context) (value []byte, err error) {
-	err = k.use(ctx, "read the value of "+k.String(), func(s *session) error {
-		v, err := k.token.lib.attributes(s.handle, k.handle, pkcs11.CKA_VALUE)
+	err = k.use(ctx, "read the value of "+k.String(), func(s *session, own pkcs11.ObjectHandle) error {
+		v, err := k.token.lib.attributes(s.handle, own, pkcs11.CKA_VALUE)
 		if err == nil {
 			value = v[0]
 		}
@@ -95,51 +95,51 @@ func (k *Key) ReadValue(ctx context.Context) (value []byte, err error) {
 
 // SwitchOn tries to set a usage of the key afterwards.
 func (k *Key) SwitchOn(ctx context.Context, usage uint) error {
-	return k.use(ctx, "change "+k.String(), func(s *session) error {
-		return k.token.lib.setAttributes(s.handle, k.handle, []*pkcs11.Attribute{pkcs11.NewAttribute(usage, true)})
+	return k.use(ctx, "change "+k.String(), func(s *session, own pkcs11.ObjectHandle) error {
+		return k.token.lib.setAttributes(s.handle, own, []*pkcs11.Attribute{pkcs11.NewAttribute(usage, true)})
 	})
 }
 
 // SetAllowed tries to set the key's allowed mechanisms afterwards.
 func (k *Key) SetAllowed(ctx context.Context, mechanism uint) error {
-	return k.use(ctx, "change "+k.String(), func(s *session) error {
-		return k.token.lib.setAttributes(s.handle, k.handle, []*pkcs11.Attribute{only("", mechanism).encode()})
+	return k.use(ctx, "change "+k.String(), func(s *session, own pkcs11.ObjectHandle) error {
+		return k.token.lib.setAttributes(s.handle, own, []*pkcs11.Attribute{only("", mechanism).encode()})
 	})
 }
 
 // DestroyHalf destroys a token pair's private half only, as a crash would.
 func (k *Key) DestroyHalf(ctx context.Context) error {
-	return k.use(ctx, "destroy half of "+k.String(), func(s *session) error {
-		return k.token.lib.destroyObject(s.handle, k.handle)
+	return k.use(ctx, "destroy half of "+k.String(), func(s *session, own pkcs11.ObjectHandle) error {
+		return k.token.lib.destroyObject(s.handle, own)
 	})
 }
 
 // RawUse tries an operation with the key, whatever its kind, straight in the token.
 func (k *Key) RawUse(ctx context.Context, operation string) error {
-	return k.use(ctx, operation, func(s *session) error {
+	return k.use(ctx, operation, func(s *session, own pkcs11.ObjectHandle) error {
 		lib, mac := &k.token.lib.cryptoki, uint(pkcs11.CKM_SHA256_HMAC)
 		var err error
 		switch operation {
 		case "HMAC":
-			_, err = lib.sign(s.handle, mac, k.handle, []byte("x"))
+			_, err = lib.sign(s.handle, mac, own, []byte("x"))
 		case "CMAC":
-			_, err = lib.sign(s.handle, pkcs11.CKM_AES_CMAC, k.handle, []byte("x"))
+			_, err = lib.sign(s.handle, pkcs11.CKM_AES_CMAC, own, []byte("x"))
 		case "ECDSA":
-			_, err = lib.sign(s.handle, pkcs11.CKM_ECDSA, k.handle, make([]byte, 32))
+			_, err = lib.sign(s.handle, pkcs11.CKM_ECDSA, own, make([]byte, 32))
 		case "EdDSA":
-			_, err = lib.sign(s.handle, ckmEdDSA, k.handle, make([]byte, 32))
+			_, err = lib.sign(s.handle, ckmEdDSA, own, make([]byte, 32))
 		case "encrypt":
 			p := pkcs11.NewGCMParams(make([]byte, 12), []byte("x"), 128)
 			defer p.Free()
-			_, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), k.handle, []byte("x"))
+			_, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), own, []byte("x"))
 		case "encrypt CBC":
-			_, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, make([]byte, 16)), k.handle, make([]byte, 16))
+			_, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, make([]byte, 16)), own, make([]byte, 16))
 		case "decrypt":
 			// GCM of nothing under the zero nonce can't be right: a refusal of the use
 			// comes from C_DecryptInit, a refusal of the data says that the use is allowed.
 			p := pkcs11.NewGCMParams(make([]byte, 12), []byte("x"), 128)
 			defer p.Free()
-			_, err = lib.decrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), k.handle, make([]byte, 16))
+			_, err = lib.decrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), own, make([]byte, 16))
 			if codeOf(err) == pkcs11.CKR_GENERAL_ERROR {
 				err = nil
 			}
@@ -147,7 +147,7 @@ func (k *Key) RawUse(ctx context.Context, operation string) error {
 			var pin runtime.Pinner
 			defer pin.Unpin()
 			var h pkcs11.ObjectHandle
-			h, err = lib.deriveKey(s.handle, cbcEncryptData(&pin, make([]byte, 32)), k.handle, joined(plans()[kindKey{kind: DeviceKey}].derive, Spec{}.place()...))
+			h, err = lib.deriveKey(s.handle, cbcEncryptData(&pin, make([]byte, 32)), own, joined(plans()[kindKey{kind: DeviceKey}].derive, Spec{}.place()...))
 			if err == nil {
 				err = lib.destroyObject(s.handle, h)
 			}
@@ -161,12 +161,12 @@ func (k *Key) RawUse(ctx context.Context, operation string) error {
 			if err != nil {
 				return err
 			}
-			_, err = lib.wrapKey(s.handle, pkcs11.CKM_AES_KEY_WRAP, k.handle, made.handle)
-			if e := lib.destroyObject(s.handle, made.handle); err == nil {
+			_, err = lib.wrapKey(s.handle, pkcs11.CKM_AES_KEY_WRAP, own, made.at.Load().key)
+			if e := lib.destroyObject(s.handle, made.at.Load().key); err == nil {
 				err = e
 			}
 		case "unwrap":
-			_, err = lib.unwrapKey(s.handle, pkcs11.CKM_AES_KEY_WRAP, k.handle, make([]byte, 40), joined(plans()[kindKey{kind: CheckKey}].unwrap, Spec{}.place()...))
+			_, err = lib.unwrapKey(s.handle, pkcs11.CKM_AES_KEY_WRAP, own, make([]byte, 40), joined(plans()[kindKey{kind: CheckKey}].unwrap, Spec{}.place()...))
 			switch codeOf(err) { // past the usage check; the blob or the template is refused
 			case pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_TEMPLATE_INCONSISTENT:
 				err = nil

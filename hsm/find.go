@@ -39,8 +39,9 @@ func (t *Token) findKey(s *session, spec Spec, p *plan) (*Key, error) {
 	default:
 		return nil, fmt.Errorf("%d keys have this label, and one may: run a sweep, then decide which is the right one", len(found))
 	}
-	k := t.made(s, spec, p, found[0])
-	whole, err := t.whole(s, p.class, k.handle)
+	h := found[0]
+	k := t.made(s, spec, p, h)
+	whole, err := t.whole(s, p.class, h)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +51,7 @@ func (t *Token) findKey(s *session, spec Spec, p *plan) (*Key, error) {
 	// Only a kind that is always generated here has this past; a test build also
 	// imports such keys.
 	local := p.origins == generated && !imports
-	if err := t.readBack(s, k.handle, p.lasting(spec, local)); err != nil {
+	if err := t.readBack(s, h, p.lasting(spec, local)); err != nil {
 		return nil, err
 	}
 	if p.class == pkcs11.CKO_PRIVATE_KEY {
@@ -58,14 +59,14 @@ func (t *Token) findKey(s *session, spec Spec, p *plan) (*Key, error) {
 			return nil, err
 		}
 	}
-	t.health.Store(uint64(k.handle))
+	t.health.remember(h)
 	return k, nil
 }
 
 var errHalfWritten = errors.New("it was left half written by a crash and holds no key: run a sweep, then make it anew")
 
 func (t *Token) findPublic(s *session, k *Key) error {
-	found, err := t.lib.find(s.handle, []*pkcs11.Attribute{
+	found, err := t.find(s, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
 		pairID(k.spec.Label),
@@ -76,9 +77,31 @@ func (t *Token) findPublic(s *session, k *Key) error {
 	if len(found) != 1 {
 		return fmt.Errorf("%d public keys go with it, and one must: run a sweep", len(found))
 	}
-	k.pub = found[0]
-	k.public, err = t.readPoint(s, k.plan, k.pub)
+	k.setPublic(found[0])
+	k.public, err = t.readPoint(s, k.plan, found[0])
 	return err
+}
+
+// setPublic adds the handle of the public half, before anybody else knows the key.
+func (k *Key) setPublic(pub pkcs11.ObjectHandle) {
+	at := *k.at.Load()
+	at.pub = pub
+	k.at.Store(&at)
+}
+
+// find lists the token's objects that match. Nothing found is believed only of a token
+// that answers and a session that is logged in: private objects of a login that was lost
+// look as if there were none, as do all objects when SoftHSM's directory has vanished, and
+// from a lock or a master key that seems not to be there wrong things would follow.
+func (t *Token) find(s *session, match []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	found, err := t.lib.find(s.handle, match)
+	if err != nil || len(found) > 0 {
+		return found, err
+	}
+	if _, err := t.lib.tokenInfo(t.slot.id); err != nil {
+		return nil, err
+	}
+	return nil, t.lib.loggedIn(s.handle)
 }
 
 // whole tells whether an object holds a value, from its attributes and without using

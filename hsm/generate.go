@@ -52,7 +52,7 @@ func (k *Key) undo(ctx context.Context, err error) error {
 
 // unused refuses a label that any object of the token has.
 func (t *Token) unused(s *session, label string) error {
-	found, err := t.lib.find(s.handle, []*pkcs11.Attribute{
+	found, err := t.find(s, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
 	})
 	if err != nil {
@@ -66,25 +66,23 @@ func (t *Token) unused(s *session, label string) error {
 
 func (t *Token) generate(s *session, spec Spec, p *plan) (*Key, error) {
 	place := spec.place()
-	k := &Key{token: t, spec: spec, plan: p}
-	if !spec.Token {
-		k.born = s
-	}
+	var k *Key
+	var priv, pub pkcs11.ObjectHandle
+	var err error
 	if p.class == pkcs11.CKO_SECRET_KEY {
-		h, err := t.lib.generateKey(s.handle, p.generator(), joined(p.generate, place...))
-		if err != nil {
+		if priv, err = t.lib.generateKey(s.handle, p.generator(), joined(p.generate, place...)); err != nil {
 			return nil, err
 		}
-		k.handle = h
+		k = t.made(s, spec, p, priv)
 	} else {
 		if spec.Token {
 			place = append(place, pairID(spec.Label))
 		}
-		pub, priv, err := t.lib.generatePair(s.handle, p.generator(), joined(p.public, place...), joined(p.generate, place...))
-		if err != nil {
+		if pub, priv, err = t.lib.generatePair(s.handle, p.generator(), joined(p.public, place...), joined(p.generate, place...)); err != nil {
 			return nil, err
 		}
-		k.handle, k.pub = priv, pub
+		k = t.made(s, spec, p, priv)
+		k.setPublic(pub)
 		if k.public, err = t.readPoint(s, p, pub); err != nil {
 			return nil, t.discard(s, err, priv, pub)
 		}
@@ -93,11 +91,12 @@ func (t *Token) generate(s *session, spec Spec, p *plan) (*Key, error) {
 			if err := t.lib.destroyObject(s.handle, pub); err != nil {
 				return nil, t.discard(s, err, priv)
 			}
-			k.pub = 0
+			pub = 0
+			k.setPublic(0)
 		}
 	}
-	if err := t.checkGenerated(s, spec, p, k.handle); err != nil {
-		return nil, t.discard(s, err, k.handle, k.pub)
+	if err := t.checkGenerated(s, spec, p, priv); err != nil {
+		return nil, t.discard(s, err, priv, pub)
 	}
 	return k, nil
 }
@@ -136,7 +135,7 @@ func (t *Token) readPoint(s *session, p *plan, pub pkcs11.ObjectHandle) ([]byte,
 }
 
 func (t *Token) labelled(s *session, class uint, label string) ([]pkcs11.ObjectHandle, error) {
-	return t.lib.find(s.handle, []*pkcs11.Attribute{
+	return t.find(s, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),

@@ -15,9 +15,29 @@
 // Cryptoki logs a process in, not a session, and SoftHSM rewrites the token's file at
 // every C_Login, not atomically. So a token is logged in to once per process, under a
 // file lock shared with other processes, and a session held open keeps the login. A
-// module accepts any PIN while somebody else in the process is logged in; therefore a
-// salted digest of the PIN that worked is kept in memory and a wrong PIN is refused
-// here. A refused PIN is never tried again.
+// module accepts any PIN while somebody else in the process is logged in; therefore the
+// PIN that worked is kept in memory and a wrong one is refused here. A refused PIN is
+// never tried again.
+//
+// # A token that is lost
+//
+// A token goes away: an HSM restarts, a card is pulled, SoftHSM's directory vanishes. A
+// call that meets this fails, and sets off a look at the token: the token is asked, not a
+// session. If it is well, nothing happens; what data from outside can cause never gets
+// that far. If it isn't, it is shut: from then on every call is answered at once by
+// [ErrAway], and one goroutine tries to open it again, with growing pauses between its
+// tries (recovery.go). Where the token answers, its own sessions and login are made anew.
+// Where it doesn't, the whole module is, in the order of the start, unless another token
+// of the process is well (reopen.go). A PIN that is refused then is the end: every call
+// is answered by [ErrPIN] until the program is restarted.
+//
+// A [Key] of the token outlives this: it is found again by its full template at its next
+// use, all its attributes compared. So does a signer of [Token.Signer], for which crypto11
+// is configured anew. Session keys are gone ([ErrKeyGone]).
+//
+// To a login that was lost, and to a directory that vanished, private objects look as if
+// there had never been any. So the package believes that nothing was found only of a token
+// that answers and a session that is logged in.
 //
 // # Sessions
 //

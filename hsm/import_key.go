@@ -53,7 +53,10 @@ func (t *Token) importKey(ctx context.Context, s Spec, value []byte) (*Key, erro
 			return nil
 		}
 		point := append([]byte{0x04, pointSize}, public...) // DER OCTET STRING
-		k.pub, err = t.lib.createObject(se.handle, joined(p.public, append(place, pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, point))...))
+		pub, err := t.lib.createObject(se.handle, joined(p.public, append(place, pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, point))...))
+		if err == nil {
+			k.setPublic(pub)
+		}
 		return err
 	})
 	return k, err

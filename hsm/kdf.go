@@ -78,17 +78,17 @@ func kdf2Blocks(prf func([]byte) ([]byte, error), fixed []byte) ([]byte, error) 
 }
 
 // deriveIn makes the key of p from base in session s, with place as its place and name.
-func (t *Token) deriveIn(s *session, base *Key, kdf KDF, context []byte, p *plan, place []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+func (t *Token) deriveIn(s *session, base *Key, from pkcs11.ObjectHandle, kdf KDF, context []byte, p *plan, place []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 	var pin runtime.Pinner
 	defer pin.Unpin() // after the call, not before
 	switch {
 	case kdf == KDF1:
-		return t.lib.deriveKey(s.handle, cbcEncryptData(&pin, kdf1Input(context)), base.handle, joined(p.derive, place...))
+		return t.lib.deriveKey(s.handle, cbcEncryptData(&pin, kdf1Input(context)), from, joined(p.derive, place...))
 	case base.plan.backend == nativeBackend:
-		return t.lib.deriveKey(s.handle, counterKDF(&pin, kdf2Input(kdf2Label, context)), base.handle, joined(p.derive, place...))
+		return t.lib.deriveKey(s.handle, counterKDF(&pin, kdf2Input(kdf2Label, context)), from, joined(p.derive, place...))
 	}
 	value, err := kdf2Blocks(func(b []byte) ([]byte, error) {
-		return t.lib.sign(s.handle, pkcs11.CKM_AES_CMAC, base.handle, b)
+		return t.lib.sign(s.handle, pkcs11.CKM_AES_CMAC, from, b)
 	}, kdf2Input(kdf2Label, context))
 	if err != nil {
 		return 0, err

@@ -1,9 +1,11 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/miekg/pkcs11"
@@ -11,20 +13,31 @@ import (
 
 // Key is a key in a token: a handle that this process keeps. Its methods are safe for
 // concurrent use; each takes a session from the token's pool. A session key dies with
-// the Token it was made in, or when the session it was made in had to be replaced; its
-// methods then return [ErrKeyGone].
+// the Token it was made in, when the session it was made in had to be replaced, and when
+// the token was lost; its methods then return [ErrKeyGone]. A token key outlives that.
 type Key struct {
 	token  *Token
 	spec   Spec
 	plan   *plan
-	handle pkcs11.ObjectHandle
-	// pub is a token pair's public object; 0 where there is none.
-	pub    pkcs11.ObjectHandle
 	public []byte
+	// at is where the key is; nil when that has to be found out again, which only
+	// happens to token objects.
+	at atomic.Pointer[handles]
+	// finding is held while it is.
+	finding sync.Mutex
 	// born is the session that a session object lives and dies with; nil for a token
 	// object.
 	born *session
 	gone atomic.Bool // destroyed by this process
+}
+
+// handles are the module's numbers for a key.
+type handles struct {
+	key pkcs11.ObjectHandle
+	pub pkcs11.ObjectHandle // a token pair's public object; 0 where there is none
+	// epoch is the pool's when they were found: when the token was opened again since,
+	// they mean nothing.
+	epoch uint64
 }
 
 // Label is the key's label; for a session key it may be empty.
@@ -46,13 +59,53 @@ func (k *Key) String() string {
 	return fmt.Sprintf("%s %q", k.spec.Kind, k.spec.Label)
 }
 
-// alive refuses a handle known to be dead without asking the module: a module may give
-// the number to another object.
-func (k *Key) alive() error {
+// object gives the key's handle, for use in s. A handle known to be dead is refused
+// without asking the module, which may have given the number to another object. A token
+// key that isn't where it was, because the token was opened again, is found again by its
+// full template.
+func (k *Key) object(s *session) (pkcs11.ObjectHandle, error) {
 	if k.gone.Load() || k.born != nil && k.born.dead.Load() {
-		return ErrKeyGone
+		return 0, ErrKeyGone
 	}
-	return nil
+	if at := k.at.Load(); at != nil && (k.born != nil || at.epoch == k.token.pool.epoch.Load()) {
+		return at.key, nil
+	}
+	return k.find(s)
+}
+
+// find finds a token key again.
+func (k *Key) find(s *session) (pkcs11.ObjectHandle, error) {
+	k.finding.Lock()
+	defer k.finding.Unlock()
+	if at := k.at.Load(); at != nil && at.epoch == k.token.pool.epoch.Load() {
+		return at.key, nil // somebody else found it meanwhile
+	}
+	again, err := k.token.findKey(s, k.spec, k.plan)
+	if errors.Is(err, ErrNoKey) {
+		return 0, fmt.Errorf("%w, where it was before: restore the token from its backup", err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find it again: %w", err)
+	}
+	if k.public != nil && !bytes.Equal(k.public, again.public) {
+		return 0, fmt.Errorf("%w: a different pair has its label now: restore the token from its backup", ErrNoKey)
+	}
+	at := again.at.Load()
+	k.at.Store(at)
+	return at.key, nil
+}
+
+// noted forgets where token keys are when the module has answered that one of their
+// handles is none: the next use finds them again, or finds that they are gone.
+func noted(err error, used ...*Key) error {
+	if errors.Is(codeOf(err), ErrKeyGone) {
+		for _, k := range used {
+			if k.born == nil {
+				k.at.Store(nil)
+			}
+		}
+	}
+	return err
 }
 
 // of refuses a key of another token: handles of one mean nothing in another.
@@ -66,13 +119,14 @@ func (k *Key) of(t *Token) error {
 	return nil
 }
 
-// use runs f with the key in a session.
-func (k *Key) use(ctx context.Context, act string, f func(*session) error) error {
+// use runs f with the key's handle in a session.
+func (k *Key) use(ctx context.Context, act string, f func(*session, pkcs11.ObjectHandle) error) error {
 	return k.token.with(ctx, act, func(s *session) error {
-		if err := k.alive(); err != nil {
+		h, err := k.object(s)
+		if err != nil {
 			return err
 		}
-		return f(s)
+		return noted(f(s, h), k)
 	})
 }
 
@@ -80,19 +134,23 @@ func (k *Key) use(ctx context.Context, act string, f func(*session) error) error
 // [ErrKeyGone]. A crash between the two halves leaves a public key alone, which
 // [Token.Sweep] removes.
 func (k *Key) Destroy(ctx context.Context) error {
-	return k.use(ctx, "destroy "+k.String(), func(s *session) error {
+	return k.use(ctx, "destroy "+k.String(), func(s *session, h pkcs11.ObjectHandle) error {
+		var pub pkcs11.ObjectHandle
+		if at := k.at.Load(); at != nil {
+			pub = at.pub
+		}
 		if !k.gone.CompareAndSwap(false, true) {
 			return ErrKeyGone
 		}
-		if err := k.token.lib.destroyObject(s.handle, k.handle); err != nil {
+		if err := k.token.lib.destroyObject(s.handle, h); err != nil {
 			if !errors.Is(err, ErrKeyGone) {
 				k.gone.Store(false)
 			}
 			return err
 		}
-		k.token.health.CompareAndSwap(uint64(k.handle), 0) // destroyed on purpose
-		if k.pub != 0 {
-			return k.token.lib.destroyObject(s.handle, k.pub)
+		k.token.health.forget(h) // destroyed on purpose
+		if pub != 0 {
+			return k.token.lib.destroyObject(s.handle, pub)
 		}
 		return nil
 	})
@@ -100,7 +158,8 @@ func (k *Key) Destroy(ctx context.Context) error {
 
 // made wraps a new handle. A session object belongs to the session it was made in.
 func (t *Token) made(s *session, spec Spec, p *plan, h pkcs11.ObjectHandle) *Key {
-	k := &Key{token: t, spec: spec, plan: p, handle: h}
+	k := &Key{token: t, spec: spec, plan: p}
+	k.at.Store(&handles{key: h, epoch: t.pool.epoch.Load()})
 	if !spec.Token {
 		k.born = s
 	}

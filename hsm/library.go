@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
-	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
 )
 
@@ -16,13 +14,15 @@ type library struct {
 	cryptoki
 	path     string // symbolic links resolved
 	lockFile string
-	signing  *crypto11.Context // nil: not used
-	signSlot *slot             // the slot of its token
+	signers  signers // crypto11's side
+	signSlot *slot   // the slot of its token; nil: crypto11 isn't used
 	signRef  TokenRef
+	recovery recovery
 
-	// mu is held while slots are looked up and logins made.
+	// mu is held while slots are looked up, logins made and tokens opened again.
 	mu    sync.Mutex
 	slots map[uint]*slot // every slot seen, by Cryptoki's id
+	used  map[*slot]bool // those whose token the process needs
 }
 
 // process holds the library and how many Modules refer to it.
@@ -34,14 +34,6 @@ var process struct {
 	// while threads of it may still unwind is how PKCS#11 programs crash at exit.
 	contexts map[string]*pkcs11.Ctx
 }
-
-const (
-	// signSessions is crypto11's pool plus the one session it keeps for itself.
-	signSessions = 8 + 1
-	// signWait bounds the wait for one of them; crypto11's default is for ever, and
-	// crypto.Signer has no context. A TLS handshake has given up by then.
-	signWait = 5 * time.Second
-)
 
 // newLibrary initialises the module: raw when there is no token for crypto11, else raw
 // only to look up the token, then crypto11, then raw beside it. Needs process.Mutex.
@@ -62,7 +54,8 @@ func newLibrary(ctx context.Context, path string, cfg Config) (*library, error) 
 		return nil, err
 	}
 	defer unlock()
-	lib := &library{cryptoki: cryptoki{ctx: raw}, path: path, lockFile: cfg.LockFile, slots: map[uint]*slot{}}
+	lib := &library{cryptoki: cryptoki{ctx: raw}, path: path, lockFile: cfg.LockFile, slots: map[uint]*slot{}, used: map[*slot]bool{}}
+	lib.recovery.begin(lib)
 	if err := lib.initialize(); err != nil {
 		if codeOf(err) == pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED {
 			return nil, fmt.Errorf("hsm: initialise %q: something else in this process did it already: %w", path, err)
@@ -97,40 +90,31 @@ func (lib *library) openSigner(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("hsm: hand the module over to crypto11: %w", err)
 	}
 	lib.slots = map[uint]*slot{}
-	for try := 1; ; try++ {
-		lib.signing, err = crypto11.Configure(&crypto11.Config{
-			Path:            lib.path,
-			TokenSerial:     serial,
-			Pin:             string(cfg.SignToken.PIN.Bytes()),
-			MaxSessions:     signSessions,
-			PoolWaitTimeout: signWait,
-			GCMIVLength:     12, // its default of 16 isn't what SP 800-38D recommends
-		})
-		if err == nil {
-			break
-		}
-		err = fmt.Errorf("hsm: open token %s for signing: %w", cfg.SignToken.Token, translated(err))
-		// The token was there a moment ago; see startTries. A refused PIN is final.
-		if errors.Is(err, ErrPIN) || try == startTries {
-			return err
-		}
-		if err := pause(ctx, startPause); err != nil {
-			return err
-		}
+	// The token was there a moment ago; see startTries.
+	if err := lib.signers.configure(ctx, lib.path, serial, cfg.SignToken.PIN, startTries); err != nil {
+		return fmt.Errorf("hsm: open token %s for signing: %w", cfg.SignToken.Token, err)
 	}
-	// Beside crypto11 the module is initialised already; that is expected here and
-	// nowhere else.
-	if err := lib.initialize(); err != nil && codeOf(err) != pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED {
-		lib.signing.Close()
-		return fmt.Errorf("hsm: attach beside crypto11: %w", err)
+	if err := lib.attach(); err != nil {
+		lib.signers.end()
+		return err
 	}
 	if lib.signSlot, err = lib.findSlot(ctx, TokenRef{Serial: serial}); err != nil {
-		lib.signing.Close()
+		lib.signers.end()
 		return err
 	}
 	lib.signRef = cfg.SignToken.Token
-	lib.signSlot.remember(cfg.SignToken.PIN) // crypto11 has just logged in with it
+	lib.signSlot.pin = cfg.SignToken.PIN // crypto11 has just logged in with it
 	lib.signSlot.signer = true
+	lib.used[lib.signSlot] = true
+	return nil
+}
+
+// attach joins the module that crypto11 has initialised. That it is initialised already
+// is expected here and nowhere else.
+func (lib *library) attach() error {
+	if err := lib.initialize(); err != nil && codeOf(err) != pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED {
+		return fmt.Errorf("hsm: attach beside crypto11: %w", err)
+	}
 	return nil
 }
 
@@ -142,7 +126,7 @@ func (lib *library) sameSignToken(cfg Config) error {
 	switch {
 	case c == nil:
 		return nil
-	case lib.signing == nil:
+	case lib.signSlot == nil:
 		return errors.New("hsm: load with a token for signing: this process loaded the module without one, and crypto11 must come first: name SignToken in the first Load")
 	case lib.signRef != c.Token:
 		return fmt.Errorf("hsm: load with token %s for signing: this process already signs with token %s", c.Token, lib.signRef)

@@ -1,10 +1,6 @@
 package hsm
 
 import (
-	"bytes"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 
 	"github.com/miekg/pkcs11"
@@ -16,8 +12,14 @@ import (
 // and the lock file: SoftHSM rewrites the token's file at C_Login, and another process
 // initialising just then would find no token.
 func (lib *library) hold(sl *slot, c Credentials) error {
-	if sl.digest != nil && !sl.remembers(c.PIN) {
+	if !sl.pin.IsZero() && !sl.remembers(c.PIN) {
 		return fmt.Errorf("hsm: log in to token %s: not the PIN that this process logged in with before: %w", c.Token, ErrPIN)
+	}
+	if sl.stopped != nil {
+		return sl.stopped
+	}
+	if sl.away != nil {
+		return fmt.Errorf("hsm: log in to token %s: %w", c.Token, sl.away)
 	}
 	if sl.opens > 0 {
 		sl.opens++
@@ -27,17 +29,30 @@ func (lib *library) hold(sl *slot, c Credentials) error {
 	if err != nil {
 		return fmt.Errorf("hsm: open token %s: %w", c.Token, err)
 	}
-	if sl.digest == nil { // else crypto11 is logged in, with this very PIN
-		if err := lib.login(s, pkcs11.CKU_USER, c.PIN.Bytes()); err != nil {
-			lib.closeSession(s)
-			if codeOf(err) == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
-				return fmt.Errorf("hsm: log in to token %s: something else in this process is logged in, so the PIN can't be checked: %w", c.Token, err)
+	if sl.pin.IsZero() { // else crypto11 is logged in, with this very PIN
+		err := lib.login(s, pkcs11.CKU_USER, c.PIN.Bytes())
+		if codeOf(err) == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
+			// Nobody here uses the token: the login is what a call has left that failed after
+			// its effect. The PIN wasn't looked at.
+			if err = lib.closeAllSessions(sl.id); err == nil {
+				if s, err = lib.openSession(sl.id); err == nil {
+					err = lib.login(s, pkcs11.CKU_USER, c.PIN.Bytes())
+				}
 			}
+		}
+		if err != nil {
+			_ = lib.closeSession(s) // of no use, whatever it answers
 			return fmt.Errorf("hsm: log in to token %s: %w", c.Token, err)
 		}
-		sl.remember(c.PIN)
+		sl.pin = c.PIN
+	} else if err := lib.loggedIn(s); err != nil {
+		// That login was lost, and nobody has noticed yet.
+		_ = lib.closeSession(s)
+		lib.recovery.suspect(sl)
+		return fmt.Errorf("hsm: log in to token %s: %w: %w", c.Token, ErrAway, err)
 	}
 	sl.hold, sl.opens = s, 1
+	lib.used[sl] = true
 	return nil
 }
 
@@ -47,25 +62,18 @@ func (lib *library) release(sl *slot) error {
 	if sl.opens--; sl.opens > 0 {
 		return nil
 	}
+	hold, away := sl.hold, sl.away != nil || sl.stopped != nil
+	sl.hold = 0
 	if !sl.signer {
-		sl.forget()
+		sl.pin = secret.Secret{}
+		sl.away, sl.stopped = nil, nil
+		delete(lib.used, sl)
 	}
-	return lib.closeSession(sl.hold)
+	if away {
+		return nil // the session is gone
+	}
+	return ended(lib.closeSession(hold))
 }
 
-func (sl *slot) remember(pin secret.Secret) {
-	sl.salt = make([]byte, 16)
-	rand.Read(sl.salt)
-	sl.digest = pinDigest(sl.salt, pin)
-}
-
-func (sl *slot) remembers(pin secret.Secret) bool {
-	return sl.digest != nil && subtle.ConstantTimeCompare(sl.digest, pinDigest(sl.salt, pin)) == 1
-}
-
-func (sl *slot) forget() { sl.salt, sl.digest = nil, nil }
-
-func pinDigest(salt []byte, pin secret.Secret) []byte {
-	d := sha256.Sum256(append(bytes.Clone(salt), pin.Bytes()...))
-	return d[:]
-}
+// remembers tells whether pin is the one that this process logged in with.
+func (sl *slot) remembers(pin secret.Secret) bool { return !sl.pin.IsZero() && sl.pin.Equal(pin) }

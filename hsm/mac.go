@@ -21,8 +21,8 @@ func (k *Key) Verify(ctx context.Context, msg, mac []byte) error {
 	if len(mac) != MACSize {
 		return fmt.Errorf("hsm: verify with %s: %d bytes instead of %d: %w", k, len(mac), MACSize, ErrMAC)
 	}
-	return k.use(ctx, "verify with "+k.String(), func(s *session) error {
-		return k.token.lib.verify(s.handle, pkcs11.CKM_SHA256_HMAC, k.handle, msg, mac)
+	return k.use(ctx, "verify with "+k.String(), func(s *session, h pkcs11.ObjectHandle) error {
+		return k.token.lib.verify(s.handle, pkcs11.CKM_SHA256_HMAC, h, msg, mac)
 	})
 }
 
@@ -34,8 +34,8 @@ func (k *Key) CMAC(ctx context.Context, msg []byte) ([]byte, error) {
 
 func (k *Key) sign(ctx context.Context, act string, mechanism uint, msg []byte) ([]byte, error) {
 	var b []byte
-	err := k.use(ctx, act+" with "+k.String(), func(s *session) (err error) {
-		b, err = k.token.lib.sign(s.handle, mechanism, k.handle, msg)
+	err := k.use(ctx, act+" with "+k.String(), func(s *session, h pkcs11.ObjectHandle) (err error) {
+		b, err = k.token.lib.sign(s.handle, mechanism, h, msg)
 		return err
 	})
 	return b, err

@@ -127,12 +127,9 @@ func (m *Module) Close() error {
 		return errors.Join(errs...)
 	}
 	process.lib = nil
-	if m.lib.signing != nil {
-		// crypto11 finalises the module for both.
-		errs = append(errs, m.lib.signing.Close())
-	} else {
-		errs = append(errs, m.lib.finalize())
-	}
+	m.lib.recovery.end()
+	m.lib.signers.shut(ErrClosed)
+	errs = append(errs, m.lib.signers.drain(closeWait), m.lib.shutDown())
 	return errors.Join(errs...)
 }
 

@@ -29,13 +29,13 @@ func (k *Key) Seal(ctx context.Context, aad, plaintext []byte) (nonce, ciphertex
 		return nil, nil, fmt.Errorf("hsm: seal with %s: %d bytes, and at most %d go at once", k, len(plaintext), maxSealed)
 	}
 	lib := k.token.lib
-	err = k.use(ctx, "seal with "+k.String(), func(s *session) (err error) {
+	err = k.use(ctx, "seal with "+k.String(), func(s *session, h pkcs11.ObjectHandle) (err error) {
 		if nonce, err = lib.random(s.handle, NonceSize); err != nil {
 			return err
 		}
 		p := pkcs11.NewGCMParams(nonce, aad, TagSize*8)
 		defer p.Free() // C memory: miekg leaves it to us
-		ciphertext, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), k.handle, plaintext)
+		ciphertext, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), h, plaintext)
 		return err
 	})
 	if err != nil {
@@ -63,10 +63,13 @@ func (k *Key) Open(ctx context.Context, nonce, aad, ciphertext []byte) ([]byte, 
 	}
 	lib := k.token.lib
 	var plaintext []byte
-	err := k.use(ctx, "open with "+k.String(), func(s *session) (err error) {
+	err := k.use(ctx, "open with "+k.String(), func(s *session, h pkcs11.ObjectHandle) (err error) {
 		p := pkcs11.NewGCMParams(nonce, aad, TagSize*8)
 		defer p.Free()
-		plaintext, err = lib.decrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), k.handle, ciphertext)
+		err = twice(func() (err error) {
+			plaintext, err = lib.decrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), h, ciphertext)
+			return err
+		})
 		return k.token.blame(s, err, k)
 	})
 	return plaintext, err

@@ -20,28 +20,47 @@ type session struct {
 
 // pool hands out a token's sessions. They are opened when first needed and stay open
 // until the pool is closed, because session objects die with the session that made
-// them.
+// them. While the token is away the pool is shut: it hands out none and says why at once.
 type pool struct {
 	lib  *library
-	slot uint
+	slot *slot         // its id changes only while the pool is shut and nothing is in use
 	wait time.Duration // longest wait for a session
+	// epoch counts how often the token was opened again.
+	epoch atomic.Uint64
 
 	// turns holds one value for each session that may be in use at once.
 	turns chan struct{}
 	inUse atomic.Int64
+	// draining is held by the one who collects all turns: two would starve each other.
+	draining sync.Mutex
 
 	mu     sync.Mutex
 	idle   []*session // last used first, so that few are opened
+	opened map[*session]bool
+	away   error // not nil: the pool is shut, and why
 	closed bool
 }
 
-func newPool(lib *library, slot uint, o Options) *pool {
-	return &pool{lib: lib, slot: slot, wait: o.Wait, turns: make(chan struct{}, o.Sessions)}
+func newPool(lib *library, slot *slot, o Options) *pool {
+	return &pool{lib: lib, slot: slot, wait: o.Wait, turns: make(chan struct{}, o.Sessions), opened: map[*session]bool{}}
+}
+
+// state tells why the pool hands out no session. Nil: it does.
+func (p *pool) state() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	return p.away
 }
 
 // take gives a session, waiting at most p.wait for one, or as long as ctx lives.
 func (p *pool) take(ctx context.Context) (*session, error) {
 	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := p.state(); err != nil { // before waiting: nothing piles up while it is shut
 		return nil, err
 	}
 	select {
@@ -57,13 +76,22 @@ func (p *pool) take(ctx context.Context) (*session, error) {
 			return nil, fmt.Errorf("all %d sessions in use for %v: %w", cap(p.turns), p.wait, ErrBusy)
 		}
 	}
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		<-p.turns
-		return nil, ErrClosed
-	}
 	p.inUse.Add(1)
+	s, err := p.next()
+	if err != nil {
+		p.inUse.Add(-1)
+		<-p.turns
+		return nil, err
+	}
+	return s, nil
+}
+
+// next gives an idle session, or opens one. Needs a turn.
+func (p *pool) next() (*session, error) {
+	if err := p.state(); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
 	if n := len(p.idle); n > 0 {
 		s := p.idle[n-1]
 		p.idle = p.idle[:n-1]
@@ -71,11 +99,26 @@ func (p *pool) take(ctx context.Context) (*session, error) {
 		return s, nil
 	}
 	p.mu.Unlock()
-	h, err := p.lib.openSession(p.slot)
+	s, err := p.lib.openLoggedIn(p.slot.id)
 	if err != nil {
-		p.inUse.Add(-1)
-		<-p.turns
 		return nil, fmt.Errorf("open a session: %w", err)
+	}
+	p.mu.Lock()
+	p.opened[s] = true
+	p.mu.Unlock()
+	return s, nil
+}
+
+// openLoggedIn opens a session and makes sure that the token's login holds for it: if it
+// was lost, the session would show the public objects only.
+func (lib *library) openLoggedIn(slot uint) (*session, error) {
+	h, err := lib.openSession(slot)
+	if err != nil {
+		return nil, err
+	}
+	if err := lib.loggedIn(h); err != nil {
+		_ = lib.closeSession(h) // it serves nobody
+		return nil, err
 	}
 	return &session{handle: h}, nil
 }
@@ -83,16 +126,22 @@ func (p *pool) take(ctx context.Context) (*session, error) {
 // give takes a session back. A poisoned one is closed; the next take opens another.
 func (p *pool) give(s *session, poisoned bool) {
 	p.mu.Lock()
-	if poisoned || p.closed {
-		p.mu.Unlock()
-		s.dead.Store(true)
-		// Whatever it answers, the session is of no use any more.
-		_ = p.lib.closeSession(s.handle)
-		p.mu.Lock()
-	} else {
+	ours := p.opened[s] // else it was forgotten meanwhile, and its handle means nothing
+	unusable := poisoned || p.closed
+	switch {
+	case ours && unusable:
+		delete(p.opened, s)
+	case ours:
 		p.idle = append(p.idle, s)
 	}
 	p.mu.Unlock()
+	if unusable {
+		s.dead.Store(true)
+	}
+	if ours && unusable {
+		// Whatever it answers, the session is of no use any more.
+		_ = p.lib.closeSession(s.handle)
+	}
 	p.inUse.Add(-1)
 	<-p.turns
 }
@@ -111,25 +160,77 @@ func (p *pool) close() error {
 	p.closed = true
 	idle := p.idle
 	p.idle = nil
+	for _, s := range idle {
+		delete(p.opened, s)
+	}
+	away := p.away != nil
 	p.mu.Unlock()
 	var errs []error
 	for _, s := range idle {
 		s.dead.Store(true)
-		errs = append(errs, p.lib.closeSession(s.handle))
-	}
-	deadline := time.NewTimer(closeWait)
-	defer deadline.Stop()
-	for range cap(p.turns) { // whoever uses a session gives its turn back when done
-		select {
-		case p.turns <- struct{}{}:
-		case <-deadline.C:
-			return errors.Join(append(errs, fmt.Errorf("sessions still in use after %v: %w", closeWait, ErrBusy))...)
+		if !away { // else it is gone, or goes when the token is opened again
+			errs = append(errs, ended(p.lib.closeSession(s.handle)))
 		}
 	}
-	for range cap(p.turns) {
-		<-p.turns
+	return errors.Join(append(errs, p.drain(closeWait))...)
+}
+
+// ended forgives a session for being gone when it is closed.
+func ended(err error) error {
+	switch uint(codeOf(err)) {
+	case pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED,
+		pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_TOKEN_NOT_PRESENT:
+		return nil
 	}
-	return errors.Join(errs...)
+	return err
+}
+
+// drain waits until no session is in use: whoever uses one gives its turn back when
+// done.
+func (p *pool) drain(wait time.Duration) error {
+	until := time.Now().Add(wait)
+	if !lockWithin(&p.draining, wait) {
+		return fmt.Errorf("sessions still in use after %v: %w", wait, ErrBusy)
+	}
+	defer p.draining.Unlock()
+	deadline := time.NewTimer(time.Until(until))
+	defer deadline.Stop()
+	got := 0
+	defer func() {
+		for range got {
+			<-p.turns
+		}
+	}()
+	for range cap(p.turns) {
+		select {
+		case p.turns <- struct{}{}:
+			got++
+		case <-deadline.C:
+			return fmt.Errorf("sessions still in use after %v: %w", wait, ErrBusy)
+		}
+	}
+	return nil
+}
+
+// shut hands out no more sessions and has take answer why.
+func (p *pool) shut(why error) {
+	p.mu.Lock()
+	p.away = why
+	p.mu.Unlock()
+}
+
+// reopen forgets the sessions of before, without a call to the module, which doesn't know
+// them any more, and hands out new ones. The session objects of before are dead.
+func (p *pool) reopen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := range p.opened {
+		s.dead.Store(true)
+	}
+	clear(p.opened)
+	p.idle = nil
+	p.epoch.Add(1)
+	p.away = nil
 }
 
 // untouched tells of a code that says the call did nothing because of the session, so

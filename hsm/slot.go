@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/miekg/pkcs11"
+
+	"github.com/devicekeys/devicekeys/secret"
 )
 
 // TokenInfo is what a token says of itself.
@@ -52,10 +54,25 @@ type slot struct {
 	opens int
 	// hold is the session that keeps the login while opens > 0.
 	hold pkcs11.SessionHandle
-	// salt and digest are of the PIN that this process logged in with; nil when it
-	// isn't logged in.
-	salt, digest []byte
+	// pin is the PIN that this process logged in with, kept to refuse another one and to
+	// log in again after the token was lost; zero when it isn't logged in.
+	pin secret.Secret
+	// tokens are those opens.
+	tokens map[*Token]bool
+
+	// away: the token was lost, and why; it is being opened again.
+	away error
+	// stopped: its PIN was refused then, and it isn't tried again.
+	stopped error
+
+	// For the recovery, whose mu guards them: when it last looked at the slot, and how
+	// long it waits before it looks again.
+	tried time.Time
+	pause time.Duration
 }
+
+// used tells whether the process needs the slot's token.
+func (sl *slot) used() bool { return sl.signer || sl.opens > 0 }
 
 func (r TokenRef) check() error {
 	switch {
@@ -100,20 +117,10 @@ func (lib *library) findSlot(ctx context.Context, r TokenRef) (*slot, error) {
 	}
 }
 
-func (lib *library) inUse() bool {
-	if lib.signing != nil {
-		return true
-	}
-	for _, sl := range lib.slots {
-		if sl.opens > 0 {
-			return true
-		}
-	}
-	return false
-}
+func (lib *library) inUse() bool { return len(lib.used) > 0 }
 
 func (lib *library) reinitialise() error {
-	if err := lib.finalize(); err != nil {
+	if err := ended(lib.finalize()); err != nil {
 		return fmt.Errorf("hsm: initialise the module again: %w", err)
 	}
 	if err := lib.initialize(); err != nil {
@@ -173,7 +180,7 @@ func (lib *library) scan() (damaged, err error) {
 			continue
 		}
 		if sl == nil {
-			sl = &slot{id: id}
+			sl = &slot{id: id, tokens: map[*Token]bool{}}
 		}
 		err := lib.refresh(sl)
 		switch code := codeOf(err); { // 0: no code of PKCS#11

@@ -25,7 +25,7 @@ func (t *Token) Sweep(ctx context.Context) ([]string, error) {
 		swept = nil
 		var errs []error
 		for _, class := range []uint{pkcs11.CKO_SECRET_KEY, pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
-			found, err := t.lib.find(s.handle, []*pkcs11.Attribute{
+			found, err := t.find(s, []*pkcs11.Attribute{
 				pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
 			})
 			if err != nil {
@@ -96,7 +96,7 @@ func (t *Token) widowed(s *session, h pkcs11.ObjectHandle) (bool, error) {
 	if err != nil || len(v[1]) == 0 || !bytes.Equal(v[0], pairID(string(v[1])).Value) {
 		return false, err
 	}
-	found, err := t.lib.find(s.handle, []*pkcs11.Attribute{
+	found, err := t.find(s, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, v[0]),

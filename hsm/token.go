@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -48,9 +47,8 @@ type Token struct {
 	// verified remembers for which kinds the attributes of a session key were read
 	// back in this token.
 	verified sync.Map // kindKey -> struct{}
-	// health is the handle of a key of this token that a health check may read; 0: none
-	// known.
-	health atomic.Uint64
+	// health is a key of this token that a health check may read.
+	health healthKey
 
 	closeOnce sync.Once
 	closeErr  error
@@ -112,10 +110,12 @@ func (lib *library) open(ctx context.Context, c Credentials, o Options, producti
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("hsm: list mechanisms of token %s: %w", c.Token, err), lib.release(sl))
 	}
-	return &Token{
+	t := &Token{
 		lib: lib, slot: sl, info: sl.info, mechanisms: mechanisms, kdf2Host: o.KDF2Host,
-		pool: newPool(lib, sl.id, o),
-	}, nil
+		pool: newPool(lib, sl, o),
+	}
+	sl.tokens[t] = true
+	return t, nil
 }
 
 // Info is what the token said of itself when it was opened.
@@ -127,14 +127,18 @@ func (t *Token) Info() TokenInfo { return t.info }
 func (t *Token) Close() error {
 	t.closeOnce.Do(func() {
 		errs := []error{t.pool.close()}
+		// From here on it isn't being opened again.
+		t.lib.mu.Lock()
 		t.anchorMu.Lock()
 		if t.anchor != nil {
 			t.anchor.dead.Store(true)
-			errs = append(errs, t.lib.closeSession(t.anchor.handle))
+			if t.slot.away == nil {
+				errs = append(errs, ended(t.lib.closeSession(t.anchor.handle)))
+			}
 			t.anchor = nil
 		}
 		t.anchorMu.Unlock()
-		t.lib.mu.Lock()
+		delete(t.slot.tokens, t)
 		errs = append(errs, t.lib.release(t.slot))
 		t.lib.mu.Unlock()
 		t.module.mu.Lock()
@@ -150,29 +154,46 @@ func (t *Token) Close() error {
 // with runs f in one of the token's sessions and names the act in its error.
 func (t *Token) with(ctx context.Context, act string, f func(*session) error) error {
 	if err := t.pool.with(ctx, f); err != nil {
+		t.lib.recovery.observe(t.slot, err)
 		return fmt.Errorf("hsm: %s in token %q: %w", act, t.info.Label, err)
 	}
 	return nil
 }
 
-// anchored runs f in the anchor session.
+// anchored runs f in the anchor session; as in pool.with, one that is of no use any more
+// is replaced.
 func (t *Token) anchored(f func(*session) error) error {
 	t.anchorMu.Lock()
 	defer t.anchorMu.Unlock()
-	t.pool.mu.Lock()
-	closed := t.pool.closed
-	t.pool.mu.Unlock()
-	if closed {
-		return ErrClosed
-	}
-	if t.anchor == nil {
-		h, err := t.lib.openSession(t.slot.id)
-		if err != nil {
+	for try := 1; ; try++ {
+		if err := t.pool.state(); err != nil {
 			return err
 		}
-		t.anchor = &session{handle: h}
+		if t.anchor == nil {
+			s, err := t.lib.openLoggedIn(t.slot.id)
+			if err != nil {
+				return err
+			}
+			t.anchor = s
+		}
+		err := f(t.anchor)
+		if !poisons(err) {
+			return err
+		}
+		_ = t.lib.closeSession(t.anchor.handle) // of no use any more, whatever it answers
+		t.forgetAnchor()
+		if try == 2 || !untouched(err) {
+			return err
+		}
 	}
-	return f(t.anchor)
+}
+
+// forgetAnchor needs anchorMu.
+func (t *Token) forgetAnchor() {
+	if t.anchor != nil {
+		t.anchor.dead.Store(true)
+	}
+	t.anchor, t.testKey = nil, 0
 }
 
 // maxRandom bounds one Random: more is a mistake of units.

@@ -25,11 +25,16 @@ func (t *Token) Wrap(ctx context.Context, kek, key *Key) ([]byte, error) {
 	}
 	var blob []byte
 	err := t.with(ctx, fmt.Sprintf("wrap %s under %s", key, kek), func(s *session) (err error) {
-		if kek.alive() != nil || key.alive() != nil {
-			return ErrKeyGone
+		under, err := kek.object(s)
+		if err != nil {
+			return err
 		}
-		blob, err = t.lib.wrapKey(s.handle, pkcs11.CKM_AES_KEY_WRAP, kek.handle, key.handle)
-		return err
+		what, err := key.object(s)
+		if err != nil {
+			return err
+		}
+		blob, err = t.lib.wrapKey(s.handle, pkcs11.CKM_AES_KEY_WRAP, under, what)
+		return noted(err, kek, key)
 	})
 	return blob, err
 }
@@ -53,11 +58,16 @@ func (t *Token) Unwrap(ctx context.Context, kek *Key, blob []byte, s Spec) (*Key
 		return fail(err)
 	}
 	return t.make(ctx, fmt.Sprintf("unwrap %s under %s", s.Kind, kek), s, p, func(se *session, place []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-		if err := kek.alive(); err != nil {
+		under, err := kek.object(se)
+		if err != nil {
 			return 0, err
 		}
-		h, err := t.lib.unwrapKey(se.handle, pkcs11.CKM_AES_KEY_WRAP, kek.handle, blob, joined(p.unwrap, place...))
-		return h, t.blame(se, err, kek)
+		var h pkcs11.ObjectHandle
+		err = twice(func() (err error) {
+			h, err = t.lib.unwrapKey(se.handle, pkcs11.CKM_AES_KEY_WRAP, under, blob, joined(p.unwrap, place...))
+			return err
+		})
+		return h, noted(t.blame(se, err, kek), kek)
 	})
 }
 
