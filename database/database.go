@@ -10,8 +10,21 @@
 //     DSN, the environment or ~/.pgpass;
 //   - binary_parameters=yes: a []byte goes over the wire as bytes, not as twice as
 //     much hex text, and an unprepared query takes one round trip;
+//   - several hosts come with target_session_attrs, because lib/pq would take the first
+//     that answers, which may be a standby;
 //   - every wait has a bound: connecting, a statement, a transaction left idle, a
 //     peer that vanished. Contexts bound them further.
+//
+// # Failover
+//
+// With host=a,b,c and target_session_attrs=read-write a program follows the primary by
+// itself: a connection to a server that is gone, stopping or read-only never serves
+// twice, one that was closed while idle is found out before it is used, and statements
+// ([Statements]) are prepared again on the new ones. What was under way fails with an
+// error that is [Transient]; what may have happened, with [ErrCommitUnknown], and
+// nothing is sent a second time behind the caller's back. conn says how. Whatever was
+// acknowledged stands after a failover if the servers replicate synchronously
+// (deploy/ha).
 //
 // The queries themselves are the stores' business; this package knows no table but
 // the migrations' own.
@@ -78,9 +91,12 @@ type Config struct {
 	// DSN holds key=value pairs as of libpq, for example
 	//
 	//	host=/run/devicekeys/postgres dbname=pool user=spp sslmode=disable
-	//	host=db1,db2 dbname=records user=spp sslmode=verify-full target_session_attrs=read-write
+	//	host=db1,db2,db3 dbname=records user=spp sslmode=verify-full target_session_attrs=read-write connect_timeout=2
 	//
-	// host, dbname, user and sslmode are required. A password in it is refused.
+	// host, dbname, user and sslmode are required, and target_session_attrs where there are
+	// several hosts. They are tried in their order, each for connect_timeout seconds (5 if
+	// it isn't there, and at most), so a host that doesn't even refuse costs that much with
+	// every new connection. A password in it is refused.
 	DSN string `yaml:"dsn"`
 
 	// PasswordFile is a file of mode 0400 with the role's password, or "fd:N". Empty:
@@ -104,11 +120,11 @@ var environment = []string{"PGPASSWORD", "PGOPTIONS", "PGSERVICE", "PGSERVICEFIL
 // Open connects to the database of cfg and checks that it answers. The result is a
 // pool, safe for concurrent use; the caller closes it.
 func Open(ctx context.Context, cfg Config) (*sql.DB, error) {
-	connector, err := connector(cfg)
+	inner, err := configure(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := sql.OpenDB(connector)
+	db := sql.OpenDB(&connector{Connector: inner})
 	conns := cfg.MaxConns
 	if conns == 0 {
 		conns = DefaultMaxConns
@@ -123,8 +139,8 @@ func Open(ctx context.Context, cfg Config) (*sql.DB, error) {
 	return db, nil
 }
 
-// connector checks cfg and makes lib/pq's connector of it.
-func connector(cfg Config) (*pq.Connector, error) {
+// configure checks cfg and makes lib/pq's connector of it.
+func configure(cfg Config) (*pq.Connector, error) {
 	// These come first: the parser's errors quote pieces of what they can't read.
 	switch {
 	case cfg.DSN == "":
@@ -154,6 +170,14 @@ func connector(cfg Config) (*pq.Connector, error) {
 	}
 	if mode := c.SSLMode; mode == pq.SSLModeAllow || mode == pq.SSLModePrefer {
 		return nil, fmt.Errorf("sslmode is %q, which anyone between can turn off: set verify-full, or disable on a unix socket", mode)
+	}
+	if len(c.Multi) > 0 && !hasKey(cfg.DSN, "target_session_attrs") {
+		return nil, errors.New("the dsn has several hosts and no target_session_attrs: add target_session_attrs=read-write, or any for a program that only reads")
+	}
+	for _, m := range c.Multi {
+		if onSocket(m.Host) != onSocket(c.Host) {
+			return nil, errors.New("the dsn mixes unix sockets and network hosts: name only the one kind, lib/pq would talk to all of them as to the first, on a socket without TLS")
+		}
 	}
 	c.BinaryParameters = true
 	c.Passfile = noPassfile
@@ -189,23 +213,33 @@ func connector(cfg Config) (*pq.Connector, error) {
 	return conn, nil
 }
 
+// onSocket tells whether a host is the folder of a Unix socket, or an abstract one.
+func onSocket(host string) bool { return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") }
+
 // hasKey tells whether dsn sets key. A quoted value that itself holds "key=" counts
 // too; no sensible one does.
 func hasKey(dsn, key string) bool {
 	return regexp.MustCompile(`(?:^|\s)` + key + `\s*=`).MatchString(dsn)
 }
 
-// where names host, database and user for messages, and nothing else of the DSN.
+// where names hosts, database and user for messages, and nothing else of the DSN.
 func where(dsn string) string {
 	c, err := pq.NewConfig(dsn)
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%q at %q as %q", c.Database, c.Host, c.User)
+	hosts := c.Host
+	for _, m := range c.Multi {
+		hosts += "," + m.Host
+	}
+	return fmt.Sprintf("%q at %q as %q", c.Database, hosts, c.User)
 }
 
 // hint is the next step where a connection was refused, "" where none is known.
 func hint(err error) string {
+	if anyWrongSession(err) {
+		return ": no host is what target_session_attrs asks for; in the middle of a failover that passes"
+	}
 	switch code(err) {
 	case "28P01", "28000":
 		return ": check user and password_file, and the server's pg_hba.conf"

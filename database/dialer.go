@@ -24,6 +24,15 @@ func newDialer() *dialer {
 	}}
 }
 
+// DialContext is what lib/pq asks.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.Dialer.DialContext(ctx, network, address)
+	if err == nil {
+		leaveSocket(ctx, c)
+	}
+	return c, err
+}
+
 // DialTimeout is asked of a dialer by lib/pq, which prefers DialContext.
 func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)

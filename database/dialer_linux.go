@@ -20,3 +20,13 @@ func control(network, _ string, raw syscall.RawConn) error {
 	})
 	return errors.Join(err, failed)
 }
+
+// silent tells whether there is nothing to read, the end of the stream included.
+func silent(raw syscall.RawConn) bool {
+	var err error
+	tried := raw.Read(func(fd uintptr) bool {
+		_, _, err = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return true // once: no waiting for more
+	})
+	return tried == nil && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR))
+}

@@ -11,9 +11,10 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// ErrCommitUnknown: the connection was lost while a transaction was being committed,
-// so it may have happened or not. The caller finds out by reading, or does the
-// same thing again if that is harmless. [Transient] is true of it.
+// ErrCommitUnknown: the connection was lost while a transaction was being committed, or
+// while a statement ran that is its own transaction; or the server gave up waiting for its
+// synchronous standby. So it may have happened or not, or not for good. The caller finds
+// out by reading, or does the same thing again if that is harmless. [Transient] is true of it.
 var ErrCommitUnknown = errors.New("outcome of commit unknown: look before repeating")
 
 // code is the SQLSTATE of err, "" if it doesn't come from the server.
@@ -38,22 +39,28 @@ func Transient(err error) bool {
 	case errors.Is(err, ErrCommitUnknown):
 		return true
 	}
-	switch c := code(err); {
-	case c == "": // below
-	case c.Class() == "08", // connection exception
-		conflict(c),
-		stopping(c),
-		c == "25006", // read-only: a former primary
-		c == "53300": // too many connections
-		return true
-	default:
-		return false
+	var connecting *connectError
+	if errors.As(err, &connecting) {
+		return connecting.transient
+	}
+	if c := code(err); c != "" {
+		return transientCode(c)
 	}
 	// Looked at first, because a dial that a context ended is a network error as well.
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
 	return lost(err)
+}
+
+// readOnlyServer: read_only_sql_transaction, what a former primary answers to a write.
+const readOnlyServer pqerror.Code = "25006"
+
+// transientCode tells it by the SQLSTATE.
+func transientCode(c pqerror.Code) bool {
+	return c.Class() == "08" || // connection exception
+		conflict(c) || stopping(c) || c == readOnlyServer ||
+		c == "53300" // too many connections
 }
 
 // conflict: the server rolled the transaction back because of another one.

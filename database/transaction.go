@@ -3,7 +3,6 @@ package database
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -62,20 +61,8 @@ func pause(attempt int) time.Duration {
 }
 
 // once runs f in one transaction.
-func once(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) (err error) {
-	conn, err := db.Conn(ctx)
-	if err != nil {
-		return fmt.Errorf("begin transaction: %w", err)
-	}
-	defer conn.Close()
-	defer func() {
-		// A connection to a server that is stopping, or that became read-only under
-		// us, is not to be used again.
-		if c := code(err); stopping(c) || c == "25006" {
-			conn.Raw(func(any) error { return driver.ErrBadConn })
-		}
-	}()
-	tx, err := conn.BeginTx(ctx, opts)
+func once(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, opts)
 	if err != nil {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
@@ -92,6 +79,8 @@ func once(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) 
 // commitError tells a commit that didn't happen from one that may have.
 func commitError(ctx context.Context, err error) error {
 	switch c := code(err); {
+	case errors.Is(err, ErrCommitUnknown):
+		return fmt.Errorf("commit transaction: %w", err)
 	case errors.Is(err, sql.ErrTxDone):
 		// Rolled back before: the context ended, or f ended the transaction itself.
 		return fmt.Errorf("commit transaction: rolled back: %w", errors.Join(err, ctx.Err()))

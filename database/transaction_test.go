@@ -213,7 +213,7 @@ func TestInTxCommitKept(t *testing.T) {
 	err = database.InTx(ctx, through, nil, func(tx *sql.Tx) error {
 		tries++
 		_, err := tx.ExecContext(ctx, `update c set n = n + 1 where id = 1`)
-		proxy.dropAnswers()
+		proxy.dropAnswer()
 		return err
 	})
 	if !errors.Is(err, database.ErrCommitUnknown) || tries != 1 {
@@ -226,7 +226,7 @@ func TestInTxCommitKept(t *testing.T) {
 	}
 }
 
-// proxy passes a Unix socket on until it is told to drop the server's answers.
+// proxy passes a Unix socket on, and loses an answer when it is told to.
 type proxy struct {
 	dir  string
 	mu   sync.Mutex
@@ -271,6 +271,9 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 		}
 		p.mu.Lock()
 		drop := p.drop && answers
+		if drop {
+			p.drop = false
+		}
 		p.mu.Unlock()
 		if drop {
 			return
@@ -281,7 +284,8 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 	}
 }
 
-func (p *proxy) dropAnswers() {
+// dropAnswer loses the next answer and the connection it would go to.
+func (p *proxy) dropAnswer() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.drop = true

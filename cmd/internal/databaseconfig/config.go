@@ -5,7 +5,10 @@
 //	  dsn: host=/run/devicekeys dbname=records user=spp sslmode=disable
 //	  password_file: role-spp.password
 //
-// The password is in a file of its own; a DSN that holds one is refused.
+// The password is in a file of its own; a DSN that holds one is refused. Where the database fails over the DSN names all
+// servers, and the program follows the primary:
+//
+//	dsn: host=db1,db2,db3 dbname=records user=spp sslmode=verify-full sslrootcert=/etc/devicekeys/db-ca.pem target_session_attrs=read-write connect_timeout=2
 package databaseconfig
 
 import (
@@ -21,7 +24,7 @@ import (
 
 // Config names a database and the role that the program enters it as.
 type Config struct {
-	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=NAME user=ROLE sslmode=disable" help:"Keys and values as of libpq, without a password. Several hosts with target_session_attrs=read-write where the database fails over."`
+	DSN          string       `yaml:"dsn" required:"true" example:"host=/run/devicekeys dbname=NAME user=ROLE sslmode=disable" help:"Keys and values as of libpq, without a password. Where the database fails over: host=db1,db2,db3 target_session_attrs=read-write connect_timeout=2."`
 	PasswordFile console.Path `yaml:"password_file" example:"role.password" help:"File of mode 0400 with the role's password, or \"fd:3\". Left out: client certificates, by sslcert and sslkey in the dsn."`
 	MaxConns     int          `yaml:"max_conns" example:"16" help:"Connections open at once, 1 to 200. Left out: what suits the program."`
 }
