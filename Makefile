@@ -7,6 +7,12 @@ SHELL := /bin/sh
 DEVICES ?= 200
 export DEVICES
 
+# The torture: make torture DURATION=30m DEVICES=50000 SEED=7, CHIPS=token, STEPS=all. Without DEVICES it makes 1000.
+torture_devices = $(if $(filter file,$(origin DEVICES)),1000,$(DEVICES))
+
+# The failover: make ha DEVICES=1000. Without DEVICES it makes 600.
+ha_devices = $(if $(filter file,$(origin DEVICES)),600,$(DEVICES))
+
 # All packages with the race detector take a few minutes on 2 cores; past this, something hangs.
 TEST_TIMEOUT ?= 20m
 
@@ -23,7 +29,7 @@ ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help demo build test bench lint proto clean setup
+.PHONY: help demo build test torture ha bench lint proto clean setup
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +44,13 @@ build: setup ## Build every program into bin/
 
 test: setup ## Run every test, with the race detector, on real SoftHSM and Postgres
 	go test -race -timeout $(TEST_TIMEOUT) ./...
+
+torture: build ## Break the whole factory while it works, then check (DURATION=2m, DEVICES, CHIPS, SEED, STEPS=all)
+	@$(if $(STEPS),bin/torture steps --steps $(STEPS),DEVICES=$(torture_devices) bin/torture)
+
+ha: build ## Kill the leader of a Postgres cluster of three while devices are assembled, then check (DEVICES=600)
+	-@deploy/setup ha
+	@DEVICES=$(ha_devices) bin/ha
 
 bench: setup ## Run the benchmarks
 	go test -run '^$$' -bench . ./...
@@ -59,7 +72,7 @@ proto: ## Generate the RPC code from its .proto files, beside them
 	@deploy/setup lint
 	@$(call generate,.)
 
-clean: ## Remove what was built and what the demo left in var/
+clean: ## Remove what was built and what demo and torture left in var/
 	rm -rf bin var
 
 setup: ## Install what is missing: SoftHSM, PostgreSQL, a C compiler

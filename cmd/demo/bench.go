@@ -32,28 +32,28 @@ type bench struct {
 	spp    provisioningrpc.AssemblyServiceClient
 }
 
-func (p *plant) openBench(ctx context.Context) (_ *bench, err error) {
-	b := &bench{dir: filepath.Join(p.dir, "devices")}
+func (d *demo) openBench(ctx context.Context) (_ *bench, err error) {
+	b := &bench{dir: d.Fixtures("station")}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
 		}
 	}()
-	directory := p.hsms["fixtures"]
+	directory := d.HSM("station")
 	if err := directory.Attach(); err != nil {
 		return nil, err
 	}
-	c := tokenconfig.Config{Token: "dev-station", PINFile: console.Path(p.etc("station.pin")), LockFile: console.Path(directory.LockFile()), Sessions: 2}
+	c := tokenconfig.Config{Token: "dev-station", PINFile: console.Path(d.Etc("station.pin")), LockFile: console.Path(directory.LockFile()), Sessions: 2}
 	module, token, err := tokenconfig.Open(ctx, identity.Development, c, true)
 	if err != nil {
 		return nil, err
 	}
 	b.module = module
-	tls, err := tokenconfig.ClientTLS(token, tokenconfig.TLSKeyLabel(identity.Development, "station"), p.etc("station.pem"), p.public("station-ca.pem"))
+	tls, err := tokenconfig.ClientTLS(token, tokenconfig.TLSKeyLabel(identity.Development, "station"), d.Etc("station.pem"), d.Public("station-ca.pem"))
 	if err != nil {
 		return nil, err
 	}
-	b.spp = provisioningrpc.NewAssemblyServiceClient(&http.Client{Transport: &http.Transport{TLSClientConfig: tls, ForceAttemptHTTP2: true}}, "https://"+p.ports["spp"])
+	b.spp = provisioningrpc.NewAssemblyServiceClient(&http.Client{Transport: &http.Transport{TLSClientConfig: tls, ForceAttemptHTTP2: true}}, "https://"+d.Address("spp"))
 	if b.rack, err = chip.OpenRack(ctx, directory.Module(), directory.LockFile(), identity.Development); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/plant"
 )
 
 const description = `The assembly line end to end, on real parts: from chip in to device shipped, one device's flash lost and
@@ -41,26 +42,26 @@ func main() {
 // Run runs the demo, or stops a kept one.
 func (c *demoCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if c.Stop {
-		return stopKept(ctx, c.Dir)
+		return plant.StopKept(ctx, c.Dir)
 	}
 	if c.Devices < 3 || c.Devices > 100000 {
 		return console.Usagef("devices is %d: 3 to 100000 are possible", c.Devices)
 	}
-	p, err := newPlant(ctx, c.Dir, c.Devices)
+	p, err := plant.New(ctx, plant.Config{Dir: c.Dir, Name: "demo", Devices: c.Devices})
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil || !c.Keep {
-			err = errors.Join(err, p.stop())
+			err = errors.Join(err, p.Stop())
 		}
 	}()
 	start := time.Now()
-	d := &demo{plant: p, io: io}
+	d := &demo{Plant: p, io: io}
 	if err := d.play(ctx); err != nil {
 		return console.Hint(err, "every command and its messages are in %s/log", c.Dir)
 	}
-	if err := d.report.write(p.dir); err != nil {
+	if err := d.report.write(p.Dir); err != nil {
 		return err
 	}
 	fmt.Fprint(io.Out, d.report)
@@ -77,14 +78,14 @@ func (c *demoCmd) Run(ctx context.Context, io console.IO) (err error) {
 // leave keeps the servers and tells where they are.
 func (d *demo) leave(dir string) error {
 	t := console.NewTable(console.Columns("server", "address", "what")...)
-	t.Row("registry", "http://"+d.ports["registry"], "GET /records/{record id}, /openapi.json")
-	t.Row("spp", "https://"+d.ports["spp"], "stations, mutual TLS")
-	t.Row("sequencer", "https://"+d.ports["sequencer"], "the SPP, mutual TLS")
+	t.Row("registry", "http://"+d.Address("registry"), "GET /records/{record id}, /openapi.json")
+	t.Row("spp", "https://"+d.Address("spp"), "stations, mutual TLS")
+	t.Row("sequencer", "https://"+d.Address("sequencer"), "the SPP, mutual TLS")
 	for _, s := range []string{"registry", "spp", "sequencer"} {
-		t.Row(s, "http://"+d.ports[s+" metrics"]+"/metrics", "metrics and health")
+		t.Row(s, "http://"+d.Address(s+" metrics")+"/metrics", "metrics and health")
 	}
-	t.Row("postgres", d.postgres.SocketDir(), "PGPASSFILE="+d.postgres.Passfile()+" psql -h "+d.postgres.SocketDir()+" -U postgres records")
-	if err := d.keep(); err != nil {
+	t.Row("postgres", d.Postgres.SocketDir(), "PGPASSFILE="+d.Postgres.Passfile()+" psql -h "+d.Postgres.SocketDir()+" -U postgres records")
+	if err := d.Keep(); err != nil {
 		return err
 	}
 	fmt.Fprintf(d.io.Out, "\nstill running:\n\n%s\nto stop them: bin/demo --stop --dir %s\n", t, dir)

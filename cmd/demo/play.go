@@ -4,17 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/plant"
 	"github.com/devicekeys/devicekeys/station"
 )
 
 // demo is one performance.
 type demo struct {
-	*plant
+	*plant.Plant
 	io     console.IO
 	report Report
 	names  []string // the devices, in order
@@ -61,58 +61,49 @@ func (d *demo) play(ctx context.Context) error {
 }
 
 func (d *demo) databases(ctx context.Context) (string, error) {
-	if err := d.startPostgres(ctx); err != nil {
+	if err := d.StartPostgres(ctx); err != nil {
 		return "", err
 	}
 	return "pool, records, registry", nil
 }
 
 func (d *demo) keys(ctx context.Context) (string, error) {
-	if err := d.setUpKeys(ctx); err != nil {
+	if err := d.SetUp(ctx); err != nil {
 		return "", err
 	}
 	var token struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := d.ask(ctx, d.with("custodian", "spp"), &token, "show", "--config", d.etc("custodian.yaml")); err != nil {
+	if err := d.Ask(ctx, d.With("custodian", "spp"), &token, "show", "--config", d.Etc("custodian.yaml")); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%d keys in the SPP's token", len(token.Keys)), nil
 }
 
 func (d *demo) chips(ctx context.Context) (string, error) {
-	list, err := d.createDevices(ctx, d.devices)
+	list, err := d.createDevices(ctx, d.Devices)
 	if err != nil {
 		return "", err
 	}
-	if _, err := d.run(ctx, d.with("spp", "spp"), nil, "chips", "import", "--config", d.etc("spp.yaml"), list); err != nil {
+	if err := d.ImportChips(ctx, list); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%d chips", len(d.names)), nil
 }
 
 func (d *demo) importIdentities(ctx context.Context) (string, error) {
-	var imported struct {
-		Imported int
-		Refused  []struct{ Line int }
-	}
-	err := d.ask(ctx, d.with("spp", "spp"), &imported, "pool", "import", "--config", d.etc("spp.yaml"), "--batch", "demo", "--line", productLine, "--skip-refused", d.etc("imeis.csv"))
+	imported, refused, err := d.ImportIdentities(ctx)
 	if err != nil {
 		return "", err
 	}
-	if want := 3; len(imported.Refused) != want {
-		return "", fmt.Errorf("%d lines of the file were refused, %d are wrong in it", len(imported.Refused), want)
-	}
-	return fmt.Sprintf("%d imported, %d lines refused", imported.Imported, len(imported.Refused)), nil
+	return fmt.Sprintf("%d imported, %d lines refused", imported, refused), nil
 }
 
 func (d *demo) start(ctx context.Context) (string, error) {
-	for _, s := range []struct{ name, hsm string }{{"sequencer", "sequencer"}, {"registry", ""}, {"spp", "spp"}} {
-		if err := d.serve(ctx, d.with(s.name, s.hsm), d.health(s.name), "serve", "--config", d.etc(s.name+".yaml")); err != nil {
-			return "", err
-		}
+	if err := d.ServeAll(ctx); err != nil {
+		return "", err
 	}
-	return "registry at http://" + d.ports["registry"], nil
+	return "registry at http://" + d.Address("registry"), nil
 }
 
 // assemble runs the station over all devices.
@@ -127,7 +118,7 @@ func (d *demo) assemble(ctx context.Context) (string, error) {
 		Devices []station.Outcome `json:"devices"`
 		Shipped int               `json:"shipped"`
 	}
-	err = d.ask(ctx, d.with("station", "fixtures"), &r, append([]string{"run", "--config", d.etc("station.yaml")}, d.names...)...)
+	err = d.Ask(ctx, d.With("station", "station"), &r, append([]string{"run", "--config", d.Etc("station.yaml")}, d.names...)...)
 	took := time.Since(start)
 	done()
 	if err != nil {
@@ -152,18 +143,18 @@ func (d *demo) recovery(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	device := d.with("device", "fixtures")
-	if _, err := d.run(ctx, device, nil, d.on("wipe", name)...); err != nil {
+	device := d.With("device", "station")
+	if _, err := d.Run(ctx, device, nil, d.on("wipe", name)...); err != nil {
 		return "", err
 	}
-	empty, err := d.run(ctx, device, []int{console.ExitRefused}, d.on("boot", name)...)
+	empty, err := d.Run(ctx, device, []int{console.ExitRefused}, d.on("boot", name)...)
 	if err != nil {
 		return "", err
 	}
-	if empty.code != console.ExitRefused {
+	if empty.Code != console.ExitRefused {
 		return "", fmt.Errorf("device %s boots without its flash", name)
 	}
-	if _, err := d.run(ctx, device, nil, append(d.on("restore", name), "--registry", "http://"+d.ports["registry"])...); err != nil {
+	if _, err := d.Run(ctx, device, nil, append(d.on("restore", name), "--registry", "http://"+d.Address("registry"))...); err != nil {
 		return "", err
 	}
 	after, err := d.bootDevice(ctx, name)
@@ -174,7 +165,7 @@ func (d *demo) recovery(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("device %s was %s and is %s after it was restored", name, before, after)
 	}
 	// The same keys: the SPP's HSM derives them again and checks a fresh answer.
-	if _, err := d.run(ctx, d.with("station", "fixtures"), nil, "prove", "--config", d.etc("station.yaml"), name); err != nil {
+	if _, err := d.Run(ctx, d.With("station", "station"), nil, "prove", "--config", d.Etc("station.yaml"), name); err != nil {
 		return "", err
 	}
 	d.report.Restored++
@@ -186,13 +177,13 @@ func (d *demo) bootDevice(ctx context.Context, name string) (string, error) {
 	var booted struct {
 		Identity string `json:"identity"`
 	}
-	err := d.ask(ctx, d.with("device", "fixtures"), &booted, d.on("boot", name)...)
+	err := d.Ask(ctx, d.With("device", "station"), &booted, d.on("boot", name)...)
 	return booted.Identity, err
 }
 
 // on gives the arguments of a device command.
 func (d *demo) on(command, name string) []string {
-	return []string{command, "--devices", filepath.Join(d.dir, "devices"), name}
+	return []string{command, "--devices", d.Fixtures("station"), name}
 }
 
 func (d *demo) check(ctx context.Context) (string, error) {
@@ -202,7 +193,7 @@ func (d *demo) check(ctx context.Context) (string, error) {
 			Text string `json:"text"`
 		} `json:"invariants"`
 	}
-	if err := d.ask(ctx, d.with("auditor", "spp"), &r, "check", "--config", d.etc("auditor.yaml"), "--token"); err != nil {
+	if err := d.Ask(ctx, d.With("auditor", "spp"), &r, "check", "--config", d.Etc("auditor.yaml"), "--token"); err != nil {
 		return "", err
 	}
 	holds := 0

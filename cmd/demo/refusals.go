@@ -200,11 +200,11 @@ func (d *demo) refuseAfterLock(ctx context.Context, b *bench, hands []*held) err
 
 // stranger makes one more chip, whose delivery list is not imported.
 func (d *demo) stranger(ctx context.Context) (string, error) {
-	if _, err := d.createDevices(ctx, d.devices+1); err != nil {
+	if _, err := d.createDevices(ctx, d.Devices+1); err != nil {
 		return "", err
 	}
-	last := d.names[d.devices]
-	d.names = d.names[:d.devices]
+	last := d.names[d.Devices]
+	d.names = d.names[:d.Devices]
 	return last, nil
 }
 

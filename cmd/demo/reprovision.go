@@ -18,11 +18,11 @@ func (d *demo) reprovision(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := d.run(ctx, d.with("spp", "spp"), nil, "statement", "unlock", "--config", d.etc("spp.yaml"),
+	if _, err := d.Run(ctx, d.With("spp", "spp"), nil, "statement", "unlock", "--config", d.Etc("spp.yaml"),
 		"--record", record, "--reason", "demo", "--operator", "demo"); err != nil {
 		return "", err
 	}
-	if _, err := d.run(ctx, d.with("station", "fixtures"), nil, "run", "--config", d.etc("station.yaml"), "--again", name); err != nil {
+	if _, err := d.Run(ctx, d.With("station", "station"), nil, "run", "--config", d.Etc("station.yaml"), "--again", name); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%s has generation 2", name), nil

@@ -1,4 +1,4 @@
-package main
+package plant
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"github.com/devicekeys/devicekeys/deploy/postgres"
 )
 
-// kept is what a demo with KEEP=1 leaves running, so that it can be stopped.
+// kept is what a plant leaves running, so that it can be stopped.
 type kept struct {
 	Servers []keptServer `json:"servers"`
 }
@@ -26,27 +26,42 @@ type keptServer struct {
 
 const keptFile = "running.json"
 
-// keep leaves the servers running and notes them.
-func (p *plant) keep() error {
+// note writes down which processes run, so that the next plant in this folder, or StopKept,
+// ends them, should this process be killed. A crash between a start and its note leaves one
+// server behind.
+func (p *Plant) note() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var k kept
 	for _, s := range p.servers {
-		k.Servers = append(k.Servers, keptServer{s.name, s.cmd.Process.Pid})
+		if r := s.run.Load(); r != nil {
+			k.Servers = append(k.Servers, keptServer{s.program.Name, r.cmd.Process.Pid})
+		}
 	}
 	b, err := json.MarshalIndent(k, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(p.dir, keptFile), b, 0o600); err != nil {
+	file := filepath.Join(p.Dir, keptFile)
+	if err := os.WriteFile(file+".new", b, 0o600); err != nil {
 		return err
 	}
-	err = p.postgres.Detach()
-	p.postgres, p.servers = nil, nil
+	return os.Rename(file+".new", file)
+}
+
+// Keep leaves the servers running. They belong to nobody then; StopKept ends them.
+func (p *Plant) Keep() error {
+	p.mu.Lock()
+	p.servers = nil
+	p.mu.Unlock()
+	err := p.Postgres.Detach()
+	p.Postgres = nil
 	return err
 }
 
-// stopKept ends what an earlier demo left running in dir; nothing running is
+// StopKept ends what an earlier plant left running in a folder; nothing running is
 // fine.
-func stopKept(ctx context.Context, dir string) error {
+func StopKept(ctx context.Context, dir string) error {
 	b, err := os.ReadFile(filepath.Join(dir, keptFile))
 	if err == nil {
 		var k kept
@@ -97,12 +112,12 @@ func (s keptServer) runs() bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", s.PID))
 	if err != nil {
 		// No /proc: not Linux. Ask the kernel whether the process is there.
-		return !errors.Is(err, os.ErrNotExist) || dirMissing("/proc/self") && syscall.Kill(s.PID, 0) == nil
+		return !errors.Is(err, os.ErrNotExist) || missing("/proc/self") && syscall.Kill(s.PID, 0) == nil
 	}
 	return strings.TrimSpace(string(b)) == s.Name
 }
 
-func dirMissing(dir string) bool {
+func missing(dir string) bool {
 	_, err := os.Stat(dir)
 	return errors.Is(err, os.ErrNotExist)
 }
