@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/devicekeys/devicekeys/device"
 	"github.com/devicekeys/devicekeys/identity"
@@ -31,122 +30,19 @@ type Device interface {
 	Close(ctx context.Context) error
 }
 
-// work is one device on its way through the line.
-type work struct {
-	line   *Line
-	name   string
-	open   func(context.Context) (Device, error)
-	device Device
-	out    Outcome
-	page   page
-}
-
-// run takes the device as far as it gets. Every step may be repeated, so a
-// device that an earlier run left half way is simply taken again: the SPP says
-// how far it is, and the journal has what the flash may have lost.
-func (w *work) run(ctx context.Context) error {
-	if err := w.step(ctx, StepLoad, w.power); err != nil {
-		return err
-	}
-	record := w.device.Record()
-	w.out.Record = record.String()
-	state, err := w.resume(ctx, record)
-	if err != nil {
-		return w.fail(ctx, StepBegin, err)
-	}
-	if state == "shipped" && !w.line.Again {
-		w.out.Shipped, w.out.Resumed = true, true
-		return w.line.Journal.remove(record)
-	}
-	if err := w.step(ctx, StepLoad, w.load); err != nil {
-		return err
-	}
-	if state != "confirmed" && state != "restored" && state != "published" {
-		if err := w.provision(ctx); err != nil {
-			return err
-		}
-		state = "confirmed"
-	}
-	if state == "confirmed" {
-		if err := w.step(ctx, StepRestore, w.restore); err != nil {
-			return err
-		}
-	} else if err := w.boot(ctx); err != nil {
-		return w.fail(ctx, StepRestore, err)
-	}
-	var mac []byte
-	if err := w.step(ctx, StepPublish, func(ctx context.Context) error {
-		res, err := call(ctx, w.line.Client, w.line.Client.rpc.Publish, &provisioningrpc.PublishRequest{RecordId: w.page.Record[:], Generation: w.page.Generation})
-		if err != nil {
-			return err
-		}
-		mac, w.out.Sequence = res.GetMac(), res.GetSequence()
-		return nil
-	}); err != nil {
-		return err
-	}
-	if err := w.step(ctx, StepLock, func(ctx context.Context) error { return w.lock(ctx, mac) }); err != nil {
-		return err
-	}
-	w.out.Shipped = true
-	return w.line.Journal.remove(record)
-}
-
-// resume asks how far the device is and finds what is needed to go on.
-func (w *work) resume(ctx context.Context, record identity.RecordID) (state string, err error) {
-	status, err := call(ctx, w.line.Client, w.line.Client.rpc.Status, &provisioningrpc.StatusRequest{RecordId: record[:]})
-	var r *RefusedError
-	if errors.As(err, &r) && r.Code == unknownDevice {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	state = status.GetState()
-	switch state {
-	case "shipped":
-		w.out.Generation = status.GetGeneration()
-	case "confirmed", "restored", "published":
-		w.out.Resumed, w.out.Generation = true, status.GetGeneration()
-		p, ok, err := w.line.Journal.read(record)
-		if err != nil {
-			return "", err
-		}
-		if ok && p.Generation == status.GetGeneration() {
-			p.Challenge = status.GetChallenge()
-			w.page = p
-			return state, nil
-		}
-		// The station died between the SPP's answer and the journal: the flash
-		// was not erased yet, so the device still has everything.
-		certificate, backup, err := w.device.Stored(ctx)
-		if err != nil {
-			return "", fmt.Errorf("the SPP has the device as %s, but neither the journal nor the flash has its backup: %w", state, err)
-		}
-		w.page = page{Record: record, Generation: status.GetGeneration(), Certificate: certificate, Backup: backup, Challenge: status.GetChallenge()}
-	}
-	return state, nil
-}
-
-// unknownDevice is the SPP's code for a device that was never begun.
-const unknownDevice = "unknown-device"
-
-// power switches the device on.
-func (w *work) power(ctx context.Context) error {
-	d, err := w.open(ctx)
-	if err != nil {
-		return err
-	}
-	w.device = d
-	return nil
-}
-
 // load brings modules and ROM key into the device: the patent's step 2.
 func (w *work) load(ctx context.Context) error {
+	if w.loaded {
+		return nil
+	}
 	if err := w.device.WriteROM(ctx, w.line.rom); err != nil {
 		return err
 	}
-	return w.device.LoadModules(ctx, w.line.modules)
+	if err := w.device.LoadModules(ctx, w.line.modules); err != nil {
+		return err
+	}
+	w.loaded = true
+	return nil
 }
 
 // provision is steps 3 to 6: hello, package, backup.
@@ -157,7 +53,10 @@ func (w *work) provision(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		begun, err = call(ctx, w.line.Client, w.line.Client.rpc.Begin, &provisioningrpc.BeginRequest{Hello: hello})
+		begun, err = call(ctx, w.line.Client, provisioningrpc.AssemblyServiceClient.Begin, &provisioningrpc.BeginRequest{Hello: hello})
+		if isCode(err, codePublication) {
+			return &parking{step: StepBegin, after: afterOf(err), waits: waiting("", err)}
+		}
 		return err
 	}); err != nil {
 		return err
@@ -171,7 +70,7 @@ func (w *work) provision(ctx context.Context) error {
 		return err
 	}
 	return w.step(ctx, StepConfirm, func(ctx context.Context) error {
-		res, err := call(ctx, w.line.Client, w.line.Client.rpc.Confirm, &provisioningrpc.ConfirmRequest{
+		res, err := call(ctx, w.line.Client, provisioningrpc.AssemblyServiceClient.Confirm, &provisioningrpc.ConfirmRequest{
 			RecordId: begun.GetRecordId(), Generation: begun.GetGeneration(), Backup: accepted.Backup, Mac: accepted.Confirm,
 		})
 		if err != nil {
@@ -189,8 +88,11 @@ func (w *work) restore(ctx context.Context) error {
 	if len(w.page.Challenge) != 32 {
 		return fmt.Errorf("the SPP's challenge has %d bytes, 32 are expected", len(w.page.Challenge))
 	}
+	if err := w.recall(ctx); err != nil {
+		return err
+	}
 	// From here on the flash may be empty: the journal holds the backup.
-	if err := w.line.Journal.write(w.page); err != nil {
+	if err := w.keep(); err != nil {
 		return err
 	}
 	if err := w.device.Erase(ctx); err != nil {
@@ -214,19 +116,31 @@ func (w *work) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = call(ctx, w.line.Client, w.line.Client.rpc.Restored, &provisioningrpc.RestoredRequest{RecordId: w.page.Record[:], Generation: w.page.Generation, Mac: mac})
+	_, err = call(ctx, w.line.Client, provisioningrpc.AssemblyServiceClient.Restored, &provisioningrpc.RestoredRequest{RecordId: w.page.Record[:], Generation: w.page.Generation, Mac: mac})
 	return err
 }
 
-// boot brings up a device that was restored by an earlier run.
+// boot brings up a device that was restored before. Where its flash does not
+// hold what was confirmed, it is restored once more.
 func (w *work) boot(ctx context.Context) error {
-	if _, err := w.device.Boot(ctx); err == nil {
+	b, err := w.device.Boot(ctx)
+	if err == nil && uint32(b.Generation) == w.page.Generation {
 		return nil
+	}
+	if ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	if err := w.ask(ctx, w.page.Record); err != nil {
+		return err
+	}
+	if err := w.recall(ctx); err != nil {
+		return err
 	}
 	if err := w.device.Restore(ctx, w.page.Certificate, w.page.Backup); err != nil {
 		return err
 	}
-	_, err := w.device.Boot(ctx)
+	w.note(ctx, "the flash had lost what was restored; it was restored again")
+	_, err = w.device.Boot(ctx)
 	return err
 }
 
@@ -236,23 +150,6 @@ func (w *work) lock(ctx context.Context, published []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = call(ctx, w.line.Client, w.line.Client.rpc.Locked, &provisioningrpc.LockedRequest{RecordId: w.page.Record[:], Generation: w.page.Generation, Mac: mac})
+	_, err = call(ctx, w.line.Client, provisioningrpc.AssemblyServiceClient.Locked, &provisioningrpc.LockedRequest{RecordId: w.page.Record[:], Generation: w.page.Generation, Mac: mac})
 	return err
-}
-
-func (w *work) step(ctx context.Context, s Step, f func(context.Context) error) error {
-	start := time.Now()
-	if err := f(ctx); err != nil {
-		return w.fail(ctx, s, err)
-	}
-	w.out.Took[s] += time.Since(start)
-	return nil
-}
-
-// fail names device and step; what failed because the station stops says so.
-func (w *work) fail(ctx context.Context, s Step, err error) error {
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err = context.Cause(ctx)
-	}
-	return &StepError{Device: w.name, Step: s, Err: err}
 }

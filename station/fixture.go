@@ -11,8 +11,9 @@ type Fixture struct {
 	// Name is the fixture's for people: it stands in tables and logs. 1 to 64
 	// letters, digits, '.', '_' and '-', the first a letter or digit.
 	Name string
-	// Open powers the device up; the line closes it. It is called again after
-	// the device's power was cut.
+	// Open powers the device up; the line closes it before it calls Open again:
+	// after the device's power was cut, and when a parked device is taken up, by
+	// any hand, possibly much later. The device stays in its fixture meanwhile.
 	Open func(context.Context) (Device, error)
 }
 

@@ -1,61 +1,47 @@
 package station_test
 
 import (
+	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"log/slog"
-	"math/big"
+	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"connectrpc.com/connect"
 
-	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/device"
 	"github.com/devicekeys/devicekeys/device/chip"
 	"github.com/devicekeys/devicekeys/device/flash"
-	"github.com/devicekeys/devicekeys/hsm"
-	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
-	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/grant"
-	"github.com/devicekeys/devicekeys/provisioning/pool"
-	"github.com/devicekeys/devicekeys/provisioning/pool/pooltest"
-	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
-	"github.com/devicekeys/devicekeys/provisioning/records/recordstest"
-	"github.com/devicekeys/devicekeys/registry/registrytest"
-	"github.com/devicekeys/devicekeys/registry/sequencer"
-	"github.com/devicekeys/devicekeys/registry/store"
-	"github.com/devicekeys/devicekeys/registry/store/storetest"
+	provisioningrpc "github.com/devicekeys/devicekeys/provisioning/rpc"
 	"github.com/devicekeys/devicekeys/softhsm"
 	"github.com/devicekeys/devicekeys/statement"
 	"github.com/devicekeys/devicekeys/station"
+	"github.com/devicekeys/devicekeys/station/stationtest"
 )
 
-const (
-	dev = identity.Development
-	tac = identity.TAC("00440200")
-)
-
-func TestMain(m *testing.M) { os.Exit(softhsm.Main(m)) }
+func TestMain(m *testing.M) {
+	if file := os.Getenv(doomedEnv); file != "" {
+		fmt.Fprintln(os.Stderr, beDoomed(file))
+		os.Exit(1)
+	}
+	os.Exit(softhsm.Main(m))
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -64,182 +50,41 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// authority is a certificate authority of software keys.
-type authority struct {
-	key    *ecdsa.PrivateKey
-	cert   *x509.Certificate
-	pool   *x509.CertPool
-	serial atomic.Int64
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
-		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	must(t, err)
-	cert, err := x509.ParseCertificate(der)
-	must(t, err)
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &authority{key: key, cert: cert, pool: pool}
-}
-
-func (a *authority) issue(t testing.TB, life time.Duration, uris ...*url.URL) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1 + a.serial.Add(1)), URIs: uris,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life), DNSNames: []string{"example.com"},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	must(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-// serve serves clients of this authority.
-func (a *authority) serve(t testing.TB, h http.Handler, uris ...*url.URL) *httptest.Server {
-	t.Helper()
-	server := httptest.NewUnstartedServer(h)
-	server.EnableHTTP2 = true
-	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: a.pool,
-		Certificates: []tls.Certificate{a.issue(t, time.Hour, uris...)}}
-	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	return server
-}
-
-// plant is everything that a station's line needs: an SPP with keys in SoftHSM
-// and its databases, a sequencer with the registry's, TLS between them.
-type plant struct {
-	keys    *maker.Keys
-	pool    *pooltest.Pool
-	records *recordstest.Records
-	ca      *authority
-	maker   *registrytest.Signer // the chip maker's key
-	url     string               // of the SPP
-	modules string               // folder of the product line's software modules
-}
+// plant is stationtest's with lines and boards.
+type plant struct{ *stationtest.Plant }
 
 func newPlant(t testing.TB) *plant {
 	t.Helper()
-	h := softhsm.New(t)
-	token := h.Open(t, h.Token(t, "spp"))
-	must(t, maker.Create(t.Context(), token, maker.Plan{Realm: dev, Masters: []maker.Master{{Version: 1, KDF: hsm.KDF1}}, Purposes: []string{"channel"}}))
-	keys, err := maker.Open(t.Context(), token, dev)
-	must(t, err)
-	p := &plant{keys: keys, pool: pooltest.New(t), records: recordstest.New(t), ca: newAuthority(t), maker: registrytest.NewSigner(t, "chip maker")}
-
-	dir := t.TempDir()
-	p.modules = filepath.Join(dir, "modules")
-	must(t, os.Mkdir(p.modules, 0o700))
-	for _, name := range []string{"boot.bin", "io.bin"} {
-		must(t, os.WriteFile(filepath.Join(p.modules, name), []byte("module "+name), 0o600))
-	}
-	text := string(profile.Phone) + "\nmodules: modules\n"
-	must(t, os.WriteFile(filepath.Join(dir, "phone.yaml"), []byte(text), 0o600))
-	line, err := profile.Load(filepath.Join(dir, "phone.yaml"))
-	must(t, err)
-
-	a, err := provisioning.New(provisioning.Config{
-		Realm: dev, Name: "spp-1", Profiles: []profile.Profile{line}, Keys: keys, Pool: p.pool.Store, Records: p.records.Store,
-		Sequencer: p.sequencer(t), AuditLog: audit.New(p.records.As("spp"), dev),
-		Metrics: provisioning.NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler),
-	})
-	must(t, err)
-	p.run(t, func(ctx context.Context) error { a.Run(ctx); a.Close(context.WithoutCancel(ctx)); return nil })
-	mux := http.NewServeMux()
-	mux.Handle(provisioning.NewHandler(a))
-	p.url = p.ca.serve(t, mux, grant.PeerURI(dev, "spp", "spp-1")).URL
-	return p
-}
-
-// run runs something until the test ends.
-func (p *plant) run(t testing.TB, f func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- f(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func (p *plant) sequencer(t testing.TB) *sequencer.Client {
-	t.Helper()
-	db := storetest.New(t)
-	s, err := sequencer.New(t.Context(), store.NewWriter(db.Open(db.Roles.Sequencer)), sequencer.Options{
-		Realm: dev, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
-		SubmissionKeys: []statement.PublicKey{p.keys.SubmissionKey()}, IdentityKeys: []statement.PublicKey{p.keys.ROMKey()},
-	})
-	must(t, err)
-	p.run(t, s.Run)
-	server := p.ca.serve(t, s.Handler(), grant.PeerURI(dev, "sequencer", "one"))
-	return sequencer.NewClient(p.http(t, grant.PeerURI(dev, "spp", "spp-1")), server.URL)
-}
-
-// http gives a client with a certificate.
-func (p *plant) http(t testing.TB, uri *url.URL) *http.Client {
-	t.Helper()
-	transport := station.NewTransport(&tls.Config{RootCAs: p.ca.pool, ServerName: "example.com", Certificates: []tls.Certificate{p.ca.issue(t, time.Hour, uri)}}, 4)
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
-}
-
-// stock imports n identities.
-func (p *plant) stock(t testing.TB, n int) {
-	t.Helper()
-	var ids []identity.Identity
-	for i := range n {
-		id, err := tac.IMEI(i)
-		must(t, err)
-		ids = append(ids, id)
-	}
-	_, err := p.pool.Store.Import(t.Context(), "batch", "phone", identity.TypeIMEI, ids)
-	must(t, err)
-}
-
-// batch gives the counts of the one batch, which always add up.
-func (p *plant) batch(t testing.TB) pool.Batch {
-	t.Helper()
-	b, err := p.pool.Store.Batches(t.Context())
-	must(t, err)
-	if b[0].Imported != b[0].Free+b[0].Reserved+b[0].Used+b[0].Burned {
-		t.Errorf("the batch does not add up: %+v", b[0])
-	}
-	return b[0]
+	return &plant{stationtest.New(t)}
 }
 
 // line gives a station's line, prepared, with a journal of its own. through,
 // where set, stands between the station and the network.
 func (p *plant) line(t testing.TB, hands int, through func(http.RoundTripper) http.RoundTripper) *station.Line {
 	t.Helper()
-	hc := p.http(t, grant.Grant{Realm: dev, Station: "line-1", Line: "phone", TACs: []grant.TACRange{{From: tac, To: tac}}, Quota: 1000}.URI())
+	l := p.unprepared(t, stationtest.Grant("line-1"), through)
+	l.Hands = hands
+	must(t, l.Prepare(t.Context()))
+	return l
+}
+
+func (p *plant) unprepared(t testing.TB, g grant.Grant, through func(http.RoundTripper) http.RoundTripper) *station.Line {
+	t.Helper()
+	hc := p.HTTP(t, g.URI())
 	if through != nil {
 		hc.Transport = through(hc.Transport)
 	}
 	j, err := station.OpenJournal(filepath.Join(t.TempDir(), "journal"))
 	must(t, err)
-	l := &station.Line{Client: station.NewClient(hc, p.url), Journal: j, Modules: p.modules, Suite: keypackage.SuiteAttested, Hands: hands}
-	must(t, l.Prepare(t.Context()))
-	return l
+	return &station.Line{Client: station.NewClient(hc, p.SPP.URL), Journal: j, Modules: p.Modules, Suite: keypackage.SuiteAttested, Hands: 1}
 }
+
+func grantOf(station string) grant.Grant { return stationtest.Grant(station) }
 
 // newest gives what the SPP's records have of a board.
 func (p *plant) newest(t testing.TB, b *board) (records.Device, bool) {
 	t.Helper()
-	d, err := p.records.Store.Newest(t.Context(), b.record())
-	if errors.Is(err, records.ErrNotFound) {
-		return d, false
-	}
-	must(t, err)
-	return d, true
+	return p.Newest(t, b.record())
 }
 
 // board is a device's hardware: a software chip and a flash, which outlive
@@ -259,21 +104,17 @@ type board struct {
 // boards makes n boards whose chips are listed.
 func (p *plant) boards(t testing.TB, n int) []*board {
 	t.Helper()
-	list := keypackage.DeliveryList{Realm: dev, Maker: "chips and sons", Lot: "lot " + rand.Text()}
 	var all []*board
-	for i := range n {
-		b := newBoard(t, fmt.Sprintf("device-%04d", i+1))
-		list.Chips = append(list.Chips, keypackage.DeliveredChip{Record: b.record(), Attestation: b.chip.Attester().Public()})
-		all = append(all, b)
+	for i, c := range p.Chips(t, n) {
+		all = append(all, &board{name: fmt.Sprintf("device-%04d", i+1), chip: c, flash: flash.NewMemory()})
 	}
-	_, _, err := p.records.Store.ImportChips(t.Context(), list, p.maker.Public())
-	must(t, err)
 	return all
 }
 
+// newBoard makes a board whose chip is not listed.
 func newBoard(t testing.TB, name string) *board {
 	t.Helper()
-	c, err := chip.NewSoftware(dev, 32, "")
+	c, err := chip.NewSoftware(stationtest.Realm, 32, "")
 	must(t, err)
 	return &board{name: name, chip: c, flash: flash.NewMemory()}
 }
@@ -423,4 +264,52 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errors.Join(err, res.Body.Close())
 	}
 	return res, nil
+}
+
+// trusting gives a client of an authority's servers.
+func trusting(t *testing.T, ca *stationtest.Authority) *http.Client {
+	t.Helper()
+	transport := station.NewTransport(&tls.Config{RootCAs: ca.Pool, ServerName: "example.com", Certificates: []tls.Certificate{ca.Issue(t, time.Hour)}}, 4)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+func readBody(res *http.Response) ([]byte, error) {
+	raw, err := io.ReadAll(res.Body)
+	return raw, errors.Join(err, res.Body.Close())
+}
+
+func withBody(res *http.Response, raw []byte) *http.Response {
+	res.Body = io.NopCloser(bytes.NewReader(raw))
+	res.ContentLength = int64(len(raw))
+	res.Header.Set("Content-Length", strconv.Itoa(len(raw)))
+	return res
+}
+
+// refusing is a network on which some calls are refused as an SPP would refuse
+// them: refuse gives the refusal of a call by name, or nil.
+type refusing struct {
+	http.RoundTripper
+	refuse func(name string) *connect.Error
+}
+
+func (n refusing) RoundTrip(r *http.Request) (*http.Response, error) {
+	err := n.refuse(path.Base(r.URL.Path))
+	if err == nil {
+		return n.RoundTripper.RoundTrip(r)
+	}
+	answer := httptest.NewRecorder()
+	if err := connect.NewErrorWriter().Write(answer, r, err); err != nil {
+		return nil, err
+	}
+	_, _ = io.Copy(io.Discard, r.Body) // a client may wait until its request was read
+	return answer.Result(), r.Body.Close()
+}
+
+// said gives a refusal as an SPP says it.
+func said(class connect.Code, code, next string, after time.Duration) *connect.Error {
+	err := connect.NewError(class, errors.New("the reason"))
+	d, _ := connect.NewErrorDetail(&provisioningrpc.Refusal{Code: code, Next: next, RetryAfterMs: after.Milliseconds()}) // ours: it can't fail
+	err.AddDetail(d)
+	return err
 }

@@ -1,6 +1,7 @@
 package station
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -66,8 +67,25 @@ type Outcome struct {
 	Generation uint32                 `json:"generation,omitempty"`
 	Sequence   int64                  `json:"sequence"` // place of its entry in the registry; -1 where this run did not publish it
 	Shipped    bool                   `json:"shipped"`
+	Parked     bool                   `json:"parked,omitempty"`  // it waits for the registry; another run goes on
 	Resumed    bool                   `json:"resumed,omitempty"` // taken up where an earlier run stopped
 	Error      string                 `json:"error,omitempty"`
-	Took       map[Step]time.Duration `json:"took_ns"` // time of each step done
+	Code       string                 `json:"code,omitempty"`  // stable code of a refusal, the SPP's or the device's
+	Next       string                 `json:"next,omitempty"`  // what to do about the error
+	Notes      []string               `json:"notes,omitempty"` // what was not as it should be and was overcome
+	Took       map[Step]time.Duration `json:"took_ns"`         // time of each step done
 	Err        error                  `json:"-"`
+}
+
+// fail puts an error into the outcome, in its own words.
+func (o *Outcome) fail(err error) {
+	o.Err, o.Error = err, err.Error()
+	var refused interface{ Refused() string }
+	if errors.As(err, &refused) {
+		o.Code = refused.Refused()
+	}
+	var next interface{ Next() string }
+	if errors.As(err, &next) {
+		o.Next = next.Next()
+	}
 }

@@ -24,9 +24,35 @@ type workplace struct {
 	client *station.Client
 }
 
-// openWorkplace reads the configuration and opens everything, in order: the
-// token first, since crypto11 must load the module before anyone else does.
+// openWorkplace reads the configuration and opens everything.
 func openWorkplace(ctx context.Context, file console.ConfigFile, log *slog.Logger) (_ *workplace, err error) {
+	w, err := openOffice(ctx, file, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	c := w.config
+	path, err := c.Token.ModulePath(c.Realm)
+	if err != nil {
+		return nil, err
+	}
+	if w.rack, err = chip.OpenRack(ctx, path, c.Token.LockFile.String(), c.Realm); err != nil {
+		return nil, err
+	}
+	if w.slots, err = slots.Open(ctx, c.Devices.String(), w.rack, slots.Options{Production: c.Realm == identity.Production, Logger: log}); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// openOffice reads the configuration and opens the station's own token and the
+// way to the SPP, and no device. It comes before the rack: crypto11 must load
+// the module before anyone else does.
+func openOffice(ctx context.Context, file console.ConfigFile, log *slog.Logger) (_ *workplace, err error) {
 	var c Config
 	if err := console.LoadConfig(file.Config.String(), &c); err != nil {
 		return nil, err
@@ -47,17 +73,8 @@ func openWorkplace(ctx context.Context, file console.ConfigFile, log *slog.Logge
 		return nil, err
 	}
 	tokenconfig.RequirePeer(tls, c.Realm, "spp")
-	path, err := c.Token.ModulePath(c.Realm)
-	if err != nil {
-		return nil, err
-	}
-	if w.rack, err = chip.OpenRack(ctx, path, c.Token.LockFile.String(), c.Realm); err != nil {
-		return nil, err
-	}
-	if w.slots, err = slots.Open(ctx, c.Devices.String(), w.rack, slots.Options{Production: c.Realm == identity.Production, Logger: log}); err != nil {
-		return nil, err
-	}
-	w.client = station.NewClient(&http.Client{Transport: station.NewTransport(tls, c.Hands)}, c.SPP.URL)
+	w.client = station.NewClient(&http.Client{Transport: station.NewTransport(tls, c.Hands)}, c.SPP.bases()...)
+	w.client.Logger = log
 	return w, nil
 }
 

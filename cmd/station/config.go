@@ -23,22 +23,50 @@ type Config struct {
 	Journal     console.Path       `yaml:"journal" required:"true" example:"journal" help:"Folder in which the station keeps what a device in work needs after a loss of power."`
 	Hands       int                `yaml:"hands" default:"8" help:"Devices worked on at once, 1 to 256."`
 	Drain       time.Duration      `yaml:"drain" default:"30s" help:"How long devices in work may go on after SIGTERM."`
+	Patience    time.Duration      `yaml:"patience" default:"2m" help:"How long a run that has nothing else to do waits for the registry, counted from the last good sign; 1s to 1h. Devices that still wait are safe; another run finishes them."`
 	Unattested  bool               `yaml:"unattested" help:"The chips have no attestation key. The product line's profile must allow it and owns the risk."`
 }
 
 // SPP says where the secure processing point is.
 type SPP struct {
-	URL string       `yaml:"url" required:"true" example:"https://spp.plant.example:7443" help:"Where it listens."`
-	CA  console.Path `yaml:"ca" required:"true" example:"station-ca.pem" help:"Certificate of the CA that signed the SPP's certificate."`
+	URL  string       `yaml:"url" example:"https://spp.plant.example:7443" help:"Where it listens. Several SPPs on the same databases: use urls."`
+	URLs []string     `yaml:"urls" example:"[https://spp-1.plant.example:7443, https://spp-2.plant.example:7443]" help:"Where several SPPs on the same databases listen, the preferred one first: the station goes on with the next when one is gone."`
+	CA   console.Path `yaml:"ca" required:"true" example:"station-ca.pem" help:"Certificate of the CA that signed the SPP's certificate."`
 }
 
-// Validate checks the address.
+// maxSPPs bounds the list: each further one is another to wait for.
+const maxSPPs = 16
+
+// Validate checks the addresses.
 func (s SPP) Validate() error {
-	u, err := url.Parse(s.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("url %q is not one of the form https://host:port", s.URL)
+	switch {
+	case s.URL == "" && len(s.URLs) == 0:
+		return errors.New("url is missing: where the SPP listens, https://host:port")
+	case s.URL != "" && len(s.URLs) > 0:
+		return errors.New("url and urls are both there: put all addresses into urls")
+	case len(s.URLs) > maxSPPs:
+		return fmt.Errorf("urls has %d addresses, at most %d are allowed", len(s.URLs), maxSPPs)
+	}
+	seen := map[string]bool{}
+	for _, base := range s.bases() {
+		u, err := url.Parse(base)
+		if err != nil || u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("url %q is not one of the form https://host:port", base)
+		}
+		if seen[u.Host] {
+			return fmt.Errorf("url %q is there twice", base)
+		}
+		seen[u.Host] = true
 	}
 	return nil
+}
+
+// bases gives the addresses, the preferred one first.
+func (s SPP) bases() []string {
+	if s.URL != "" {
+		return []string{s.URL}
+	}
+	return s.URLs
 }
 
 // Validate checks the values once the configuration is read.
@@ -48,6 +76,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("hands is %d: 1 to 256 are allowed", c.Hands)
 	case c.Drain < 0 || c.Drain > time.Hour:
 		return errors.New("drain is outside 0 to 1h")
+	case c.Patience < time.Second || c.Patience > time.Hour:
+		return errors.New("patience is outside 1s to 1h")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/station"
 )
 
 type proveCmd struct {
@@ -48,17 +49,28 @@ func (w *workplace) prove(ctx context.Context, name string) (id string, generati
 		return "", 0, err
 	}
 	record := d.Record()
-	challenge, err := w.client.Challenge(ctx, record[:])
-	if err != nil {
-		return "", 0, err
+	// A challenge is known to the SPP that gave it: where the station goes on
+	// with another one in between, it asks for one there.
+	for try := 1; ; try++ {
+		challenge, err := w.client.Challenge(ctx, record[:])
+		if err != nil {
+			return "", 0, err
+		}
+		if len(challenge) != 32 {
+			return "", 0, fmt.Errorf("the SPP's challenge has %d bytes, 32 are expected", len(challenge))
+		}
+		mac, err := d.Prove(ctx, [32]byte(challenge))
+		if err != nil {
+			return "", 0, err
+		}
+		generation, err = w.client.Prove(ctx, record[:], challenge, mac)
+		var refused *station.RefusedError
+		if try < proveTries && errors.As(err, &refused) && refused.Code == station.CodeChallenge {
+			continue
+		}
+		return booted.Identity.String(), generation, err
 	}
-	if len(challenge) != 32 {
-		return "", 0, fmt.Errorf("the SPP's challenge has %d bytes, 32 are expected", len(challenge))
-	}
-	mac, err := d.Prove(ctx, [32]byte(challenge))
-	if err != nil {
-		return "", 0, err
-	}
-	generation, err = w.client.Prove(ctx, record[:], challenge, mac)
-	return booted.Identity.String(), generation, err
 }
+
+// proveTries bounds how often a device answers a new challenge.
+const proveTries = 3

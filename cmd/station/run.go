@@ -21,6 +21,7 @@ type runCmd struct {
 type Report struct {
 	Outcomes []station.Outcome `json:"devices"`
 	Shipped  int               `json:"shipped"`
+	Parked   int               `json:"parked"` // they wait for the registry
 	Took     time.Duration     `json:"took_ns"`
 	Calls    map[string]uint64 `json:"pkcs11_calls"` // by the devices' chips and the station's token
 }
@@ -56,7 +57,8 @@ func (c *runCmd) Run(ctx context.Context, io console.IO) (err error) {
 	bar := c.Progress(io.Err, len(fixtures), "devices")
 	defer bar.Done()
 	line := &station.Line{
-		Client: w.client, Journal: journal, Modules: w.config.Modules.String(), Suite: suite, Hands: w.config.Hands, Again: c.Again, Logger: io.Log,
+		Client: w.client, Journal: journal, Modules: w.config.Modules.String(), Suite: suite, Hands: w.config.Hands, Again: c.Again,
+		Patience: w.config.Patience, Logger: io.Log,
 		OnDone: func(station.Outcome) { bar.Add(1) },
 	}
 	if err := line.Prepare(ctx); err != nil {
@@ -65,16 +67,23 @@ func (c *runCmd) Run(ctx context.Context, io console.IO) (err error) {
 	start := time.Now()
 	r := Report{Outcomes: line.Run(ctx, fixtures, w.config.Drain), Took: time.Since(start), Calls: w.rack.Calls()}
 	bar.Done()
+	end := stopped{of: len(fixtures)}
 	for _, o := range r.Outcomes {
-		if o.Shipped {
+		switch {
+		case o.Shipped:
 			r.Shipped++
+		case o.Parked:
+			r.Parked++
+		case end.line == nil && o.Record != "" && station.StopsLine(o.Err):
+			end.line = o.Err
 		}
 	}
+	end.count, end.parked = len(fixtures)-r.Shipped, r.Parked
 	if err := c.print(io, r); err != nil {
 		return err
 	}
 	if r.Shipped < len(fixtures) {
-		return stopped{len(fixtures) - r.Shipped, len(fixtures)}
+		return end
 	}
 	return nil
 }
@@ -90,6 +99,8 @@ func (c *runCmd) print(io console.IO, r Report) error {
 			record = record[:12]
 		}
 		switch {
+		case !o.Shipped && !o.Parked && o.Next != "" && o.Code != "":
+			t.Row(o.Device, record, o.Generation, "", o.Error+"; next: "+o.Next)
 		case !o.Shipped:
 			t.Row(o.Device, record, o.Generation, "", o.Error)
 		case o.Resumed && o.Sequence < 0:

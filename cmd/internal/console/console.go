@@ -34,8 +34,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/alecthomas/kong"
 )
@@ -85,11 +83,8 @@ type program struct {
 // Main runs the program with the process's arguments and streams and exits with its code. The first SIGINT or
 // SIGTERM cancels the command's context, so that a server drains; the second one ends the process at once.
 func Main(name, description string, grammar any, options ...Option) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// From the first signal on, the default action is back in place: the second one kills.
-	context.AfterFunc(ctx, stop)
 	options = append(options, func(p *program) { p.global = true })
-	os.Exit(Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, name, description, grammar, options...))
+	os.Exit(Run(stoppable(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, name, description, grammar, options...))
 }
 
 // Run runs the program once and returns its exit code; it touches nothing of the process, so tests may call it.

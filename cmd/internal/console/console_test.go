@@ -76,7 +76,7 @@ type refusal string
 func (r refusal) Error() string   { return "the device refuses: " + string(r) }
 func (r refusal) Refused() string { return string(r) }
 
-func (c *failCmd) Run(ctx context.Context) error {
+func (c *failCmd) Run(ctx context.Context, io console.IO) error {
 	switch c.How {
 	case "refused":
 		return fmt.Errorf("restoring %q: %w", "a", refusal("generation below the floor"))
@@ -85,9 +85,11 @@ func (c *failCmd) Run(ctx context.Context) error {
 	case "hint":
 		return fmt.Errorf("outer: %w", console.Hint(errors.New("no database"), "start it with %q", "make demo"))
 	case "interrupted":
+		fmt.Fprintln(io.Out, "waiting")
 		<-ctx.Done()
 		return fmt.Errorf("waiting: %w", ctx.Err())
 	case "deaf":
+		fmt.Fprintln(io.Out, "deaf")
 		time.Sleep(time.Minute)
 	case "control":
 		return errors.New("label \x1b[2Jgone")
