@@ -115,7 +115,7 @@ var required = []string{"host", "dbname", "user", "sslmode"}
 
 // environment lists variables that lib/pq would obey beside the DSN and that change
 // who connects or how the server behaves.
-var environment = []string{"PGPASSWORD", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE"}
+var environment = []string{"PGPASSWORD", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"}
 
 // Open connects to the database of cfg and checks that it answers. The result is a
 // pool, safe for concurrent use; the caller closes it.

@@ -106,7 +106,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestOpenRefusesEnvironment(t *testing.T) {
-	for _, name := range []string{"PGPASSWORD", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE"} {
+	for _, name := range []string{"PGPASSWORD", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(name, "x")
 			_, err := database.Open(within(t), database.Config{DSN: "host=/nowhere dbname=d user=u sslmode=disable"})

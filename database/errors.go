@@ -60,7 +60,7 @@ const readOnlyServer pqerror.Code = "25006"
 func transientCode(c pqerror.Code) bool {
 	return c.Class() == "08" || // connection exception
 		conflict(c) || stopping(c) || c == readOnlyServer ||
-		c == "53300" // too many connections
+		c.Class() == "53" // insufficient resources: a full disk, no memory, too many connections
 }
 
 // conflict: the server rolled the transaction back because of another one.

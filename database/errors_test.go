@@ -35,7 +35,7 @@ func TestTransient(t *testing.T) {
 		"connection failure":     {sqlstate("08006"), true},
 		"read only":              {sqlstate("25006"), true},
 		"too many connections":   {sqlstate("53300"), true},
-		"disk full":              {sqlstate("53100"), false},
+		"disk full":              {sqlstate("53100"), true},
 		"statement timeout":      {sqlstate("57014"), false},
 		"unique violation":       {sqlstate("23505"), false},
 		"check violation":        {sqlstate("23514"), false},

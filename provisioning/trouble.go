@@ -52,8 +52,8 @@ func trouble(ctx context.Context, err error) *Refusal {
 		return refuse(CodeTimeout, "send the request again; if it stays so, look at the SPP's log: the database is slow",
 			"the call took longer than it may").because(err).after(retryAfter)
 	case database.Transient(err):
-		return refuse(CodeDatabase, "send the request again; if it stays so, look at the SPP's log: Postgres may be down",
-			"the database is away").because(err).after(retryAfter)
+		return refuse(CodeDatabase, "send the request again; if it stays so, look at the SPP's log: Postgres may be down, or its disk full",
+			"the database is away or has no room").because(err).after(retryAfter)
 	}
 	return refuse(CodeInternal, "look at the SPP's log", "the SPP failed").because(err)
 }

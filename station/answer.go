@@ -99,14 +99,20 @@ func answerSaid(r *RefusedError) answer {
 
 // distrusted tells whether a TLS handshake failed for good: this side refused
 // the other's certificate, the other side refused this one's ("remote error"
-// is how crypto/tls marks an alert), or the other side does not speak TLS.
+// is how crypto/tls marks an alert), or the other side does not speak TLS. An
+// internal error of the other side is no distrust: its TLS key is in a token
+// that may be away for a moment.
 func distrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var op *net.OpError
 	return errors.As(err, &certificate) || errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch) ||
-		errors.As(err, &op) && op.Op == "remote error"
+		errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() != internalAlert
 }
+
+// internalAlert is the alert internal_error (RFC 8446 §6.2) as crypto/tls, which
+// keeps the type of its alerts to itself, has it in words.
+const internalAlert = "tls: internal error"
 
 // isCode tells whether an error is the SPP's refusal with this code.
 func isCode(err error, code string) bool {

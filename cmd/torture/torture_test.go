@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/plant"
 	"github.com/devicekeys/devicekeys/deploy/postgres"
@@ -72,6 +74,27 @@ func built(t *testing.T) string {
 	return programs.dir
 }
 
+// folder gives a folder that goes with the test: in memory where there is room, since a factory syncs to its
+// disk all the time, and all tests of the module share that.
+func folder(t *testing.T) string {
+	t.Helper()
+	const memory, room = "/dev/shm", 2 << 30
+	var fs unix.Statfs_t
+	if err := unix.Statfs(memory, &fs); err != nil || fs.Bavail*uint64(fs.Bsize) < room {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(memory, "devicekeys-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // perform runs the program and reads its report.
 func perform(t *testing.T, dir string, report any, args ...string) error {
 	t.Helper()
@@ -112,7 +135,7 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	const devices = 200
 	var r Report
-	if err := perform(t, t.TempDir(), &r, "run", "--seed", "20261", "--devices", fmt.Sprint(devices), "--duration", "16s", "--every", "400ms", "--hands", "2"); err != nil {
+	if err := perform(t, folder(t), &r, "run", "--seed", "20261", "--devices", fmt.Sprint(devices), "--duration", "16s", "--every", "400ms", "--hands", "2"); err != nil {
 		t.Fatal(err)
 	}
 	checkVerdict(t, r.Verdict, devices)
@@ -144,7 +167,7 @@ func TestSteps(t *testing.T) {
 	t.Parallel()
 	const steps = 14
 	var r StepsReport
-	if err := perform(t, t.TempDir(), &r, "steps", "--seed", "3", "--steps", fmt.Sprint(steps), "--list"); err != nil {
+	if err := perform(t, folder(t), &r, "steps", "--seed", "3", "--steps", fmt.Sprint(steps), "--list"); err != nil {
 		t.Fatal(err)
 	}
 	checkVerdict(t, r.Verdict, steps+measured)
@@ -169,7 +192,7 @@ func TestSteps(t *testing.T) {
 func TestDisk(t *testing.T) {
 	t.Parallel()
 	var r DiskReport
-	err := perform(t, t.TempDir(), &r, "disk", "--devices", "20")
+	err := perform(t, folder(t), &r, "disk", "--devices", "20")
 	if err != nil && strings.Contains(err.Error(), errNoMount.Error()) {
 		t.Skip("A FULL DISK WAS NOT TESTED:", errNoMount)
 	}
@@ -189,7 +212,7 @@ func TestVerifyNotices(t *testing.T) {
 	dir := built(t)
 	var log bytes.Buffer
 	f, err := build(t.Context(), console.IO{Out: &log, Err: &log}, order{
-		Config:   plant.Config{Dir: filepath.Join(t.TempDir(), "factory"), Programs: dir, Name: "torture", Devices: 5, Proxies: true},
+		Config:   plant.Config{Dir: filepath.Join(folder(t), "factory"), Programs: dir, Name: "torture", Devices: 5, Proxies: true},
 		software: true, hands: 4,
 	})
 	if err != nil {

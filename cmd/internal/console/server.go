@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -39,7 +40,8 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 // ServeHTTP serves on the listener until ctx is cancelled, then takes no new requests, lets those under way finish
 // for at most drain (DrainTimeout where 0), and closes. It owns the listener. Timeouts that s leaves zero are set to
 // this package's. With s.TLSConfig it serves TLS and HTTP/2. Requests don't see ctx being cancelled: they are meant
-// to finish. The error is nil after a stop in which everything finished.
+// to finish. The error is nil after a stop in which every request finished; a connection on which none had begun is
+// nobody's loss.
 func ServeHTTP(ctx context.Context, s *http.Server, l net.Listener, drain time.Duration) error {
 	setTimeout(&s.ReadHeaderTimeout, headerTimeout)
 	setTimeout(&s.ReadTimeout, readTimeout)
@@ -49,6 +51,8 @@ func ServeHTTP(ctx context.Context, s *http.Server, l net.Listener, drain time.D
 	if s.MaxHeaderBytes == 0 {
 		s.MaxHeaderBytes = headerLimit
 	}
+	var busy connections
+	s.ConnState = busy.observe(s.ConnState)
 	served := make(chan error, 1)
 	go func() {
 		if s.TLSConfig != nil {
@@ -66,14 +70,44 @@ func ServeHTTP(ctx context.Context, s *http.Server, l net.Listener, drain time.D
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	err := s.Shutdown(bound)
+	cutOff := busy.count()
 	if err != nil {
 		_ = s.Close() // cuts the connections that are left; the error below says so
 	}
 	<-served
-	if err != nil {
+	if err != nil && (cutOff > 0 || !errors.Is(err, context.DeadlineExceeded)) {
 		return fmt.Errorf("stopping the server on %s: requests were cut off after %s: %w", l.Addr(), drain, err)
 	}
 	return nil
+}
+
+// connections are those of a server on which a request is under way.
+type connections struct {
+	mu     sync.Mutex // guards active
+	active map[net.Conn]bool
+}
+
+// observe is a server's ConnState hook, with the one before called after it.
+func (c *connections) observe(next func(net.Conn, http.ConnState)) func(net.Conn, http.ConnState) {
+	c.active = map[net.Conn]bool{}
+	return func(conn net.Conn, state http.ConnState) {
+		c.mu.Lock()
+		if state == http.StateActive {
+			c.active[conn] = true
+		} else {
+			delete(c.active, conn)
+		}
+		c.mu.Unlock()
+		if next != nil {
+			next(conn, state)
+		}
+	}
+}
+
+func (c *connections) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.active)
 }
 
 func setTimeout(d *time.Duration, value time.Duration) {

@@ -113,6 +113,31 @@ func TestServeHTTPCutsOff(t *testing.T) {
 	}
 }
 
+// A connection on which nobody asked for anything doesn't make a stop fail.
+func TestServeHTTPIdleConnection(t *testing.T) {
+	t.Parallel()
+	l := listen(t)
+	ctx, stop := context.WithCancel(t.Context())
+	opened := make(chan bool, 1)
+	s := &http.Server{ConnState: func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened <- true
+		}
+	}}
+	served := make(chan error, 1)
+	go func() { served <- console.ServeHTTP(ctx, s, l, 50*time.Millisecond) }()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	receive(t, opened, "the server to see the connection")
+	stop()
+	if err := receive(t, served, "the server to stop"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestListenInUse(t *testing.T) {
 	t.Parallel()
 	l := listen(t)
