@@ -19,6 +19,11 @@ const (
 	// maxRequest bounds a request, in bytes: the largest is a backup.
 	maxRequest = keypackage.MaxPackage + 4096
 
+	// neverCompress is above any answer's size, in bytes: answers are ciphertext,
+	// signatures and MACs, which gzip makes longer at the price of a few percent
+	// of the SPP's time.
+	neverCompress = 1 << 30
+
 	// callTimeout bounds what a call may take inside, whatever deadline the
 	// station sent: HSM and databases answer in milliseconds. Publish, which
 	// waits, has publishWait more.
@@ -36,7 +41,7 @@ var _ provisioningrpc.AssemblyServiceHandler = (*Service)(nil)
 // NewHandler gives the service's path and handler, which answers stations with
 // a certificate and nobody else. It speaks Connect, gRPC and gRPC-Web.
 func NewHandler(a *Assembly) (path string, h http.Handler) {
-	path, h = provisioningrpc.NewAssemblyServiceHandler(&Service{a}, connect.WithReadMaxBytes(maxRequest))
+	path, h = provisioningrpc.NewAssemblyServiceHandler(&Service{a}, connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(neverCompress))
 	return path, a.requireStation(h)
 }
 
