@@ -156,7 +156,7 @@ func TestRun(t *testing.T) {
 	for _, e := range r.Exits {
 		killed += e.Killed
 	}
-	if killed < 2 || r.Runs < 4 {
+	if killed < 2 || r.Runs < 3 {
 		t.Errorf("%d kills, %d runs of stations", killed, r.Runs)
 	}
 }
