@@ -77,6 +77,11 @@ func burn(ctx context.Context, tx *sql.Tx, id identity.Identity, batch int64, re
 		}
 		return nil, nil
 	}
+	// The device may have got its row while the identity was waited for: locked
+	// before it is looked at, so that nobody quarantines it in between.
+	if _, err := tx.ExecContext(ctx, `select `+devices+` and record_id = $3 order by generation desc for update`, kind, value, record); err != nil {
+		return nil, err
+	}
 	// A record that the identity was moved from keeps its rows.
 	var state State
 	err = tx.QueryRowContext(ctx, `select state `+devices+` and record_id = $3 and not (state in ('burned', 'reserved', 'packaged', 'confirmed') or
