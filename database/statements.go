@@ -32,11 +32,30 @@ func (s *Statements) Prepare(ctx context.Context, query string) (*sql.Stmt, erro
 	return st, nil
 }
 
-// Row runs a query that gives at most one row and reads it; none is sql.ErrNoRows.
+// Row runs a query that gives at most one row and reads it; none is sql.ErrNoRows. Where Postgres rolled the
+// statement back because of another one it runs again, as with [InTx]: the statement must be a transaction of its own.
 func (s *Statements) Row(ctx context.Context, query string, args []any, into ...any) error {
 	st, err := s.Prepare(ctx, query)
 	if err != nil {
 		return err
 	}
-	return st.QueryRowContext(ctx, args...).Scan(into...)
+	return repeat(ctx, "statement", func() error { return st.QueryRowContext(ctx, args...).Scan(into...) })
+}
+
+// Exec runs a statement and reports how many rows it changed. It repeats as Row does.
+func (s *Statements) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+	st, err := s.Prepare(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	var changed int64
+	err = repeat(ctx, "statement", func() error {
+		res, err := st.ExecContext(ctx, args...)
+		if err != nil {
+			return err
+		}
+		changed, err = res.RowsAffected()
+		return err
+	})
+	return changed, err
 }

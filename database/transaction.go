@@ -38,17 +38,22 @@ const (
 // that, or after any [Transient] error, must be idempotent: insert, on a unique
 // violation read back and compare.
 func InTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
+	return repeat(ctx, "transaction", func() error { return once(ctx, db, opts, f) })
+}
+
+// repeat runs what Postgres rolled back because of another one again, as InTx tells.
+func repeat(ctx context.Context, what string, run func() error) error {
 	for attempt := 1; ; attempt++ {
-		err := once(ctx, db, opts, f)
+		err := run()
 		if err == nil || !conflict(code(err)) || errors.Is(err, ErrCommitUnknown) {
 			return err
 		}
 		if attempt == maxAttempts {
-			return fmt.Errorf("run transaction: lost against others %d times: %w", attempt, err)
+			return fmt.Errorf("run %s: lost against others %d times: %w", what, attempt, err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("run transaction: %w (after losing against others: %w)", ctx.Err(), err)
+			return fmt.Errorf("run %s: %w (after losing against others: %w)", what, ctx.Err(), err)
 		case <-time.After(pause(attempt)):
 		}
 	}

@@ -115,7 +115,7 @@ func (s *Store) BurnUnclaimed(ctx context.Context, id identity.Identity, batch i
 	if err := needReason(reason); err != nil {
 		return fail(err)
 	}
-	n, err := s.change(ctx, `insert into identity_use (type, value, batch, state, reason) values ($1, $2, $3, 'burned', $4) on conflict do nothing`,
+	n, err := s.prepared.Exec(ctx, `insert into identity_use (type, value, batch, state, reason) values ($1, $2, $3, 'burned', $4) on conflict do nothing`,
 		int64(id.Type()), id.Value(), batch, cut(reason, maxReason))
 	if err != nil {
 		return fail(err)

@@ -72,7 +72,7 @@ func encodeText(facts map[string]string) (string, error) {
 func (s *Store) Incident(ctx context.Context, i Incident) error {
 	facts, err := encodeFacts(i.Facts)
 	if err == nil {
-		_, err = s.change(ctx, incidentQuery, i.Kind, bytesOf(i.Record), int64(i.Generation), i.Line, i.Station, cut(i.Detail, maxDetail), facts)
+		_, err = s.prepared.Exec(ctx, incidentQuery, i.Kind, bytesOf(i.Record), int64(i.Generation), i.Line, i.Station, cut(i.Detail, maxDetail), facts)
 	}
 	if err != nil {
 		return fmt.Errorf("record incident %q, record %s: %w", i.Kind, i.Record.Short(), err)

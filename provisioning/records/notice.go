@@ -68,7 +68,7 @@ func (s *Store) Noticed(ctx context.Context, record identity.RecordID, g identit
 	fail := func(err error) error {
 		return fmt.Errorf("note publication of the notice of type %d, record %s, generation %d: %w", typ, record.Short(), g, err)
 	}
-	n, err := s.change(ctx, query, record[:], int64(g), int64(typ), sequence)
+	n, err := s.prepared.Exec(ctx, query, record[:], int64(g), int64(typ), sequence)
 	if _, taken := database.UniqueViolation(err); taken {
 		return fail(fmt.Errorf("%w: another notice has place %d", ErrConflict, sequence))
 	}

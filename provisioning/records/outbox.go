@@ -103,7 +103,7 @@ func (s *Store) SetAside(ctx context.Context, record identity.RecordID, g identi
 		return err
 	default:
 		var n int64
-		n, err = s.change(ctx, `update notice set set_aside = $4, changed = clock_timestamp()
+		n, err = s.prepared.Exec(ctx, `update notice set set_aside = $4, changed = clock_timestamp()
 			where record_id = $1 and generation = $2 and type = $3 and sequence is null and set_aside is null`,
 			record[:], int64(g), int64(typ), cut(reason, maxReason))
 		if err == nil && n == 0 {

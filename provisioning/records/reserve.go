@@ -79,7 +79,7 @@ with before as (
 insert into device (record_id, generation, chip_id, identity_type, identity_value, batch, realm, line, station, state,
 	suite, issued_at, kdf, master_version, secrets, licence)
 select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $11, $12, $13, $14, audit_append($15) from use`
-	n, err := s.change(ctx, query, d.Record[:], int64(d.Generation), d.ChipID.Bytes(), int64(d.Identity.Type()), d.Identity.Value(), d.Batch,
+	n, err := s.prepared.Exec(ctx, query, d.Record[:], int64(d.Generation), d.ChipID.Bytes(), int64(d.Identity.Type()), d.Identity.Value(), d.Batch,
 		int64(d.Realm), d.Line, d.Station, int64(d.Suite), int64(d.IssuedAt), int64(d.KDF), int64(d.Master), secrets, body)
 	if err == nil && n == 1 {
 		return nil

@@ -127,16 +127,3 @@ func (s *Store) Now(ctx context.Context) (time.Time, error) {
 	}
 	return now, nil
 }
-
-// change runs a prepared statement and reports how many rows it changed.
-func (s *Store) change(ctx context.Context, query string, args ...any) (int64, error) {
-	st, err := s.prepared.Prepare(ctx, query)
-	if err != nil {
-		return 0, err
-	}
-	res, err := st.ExecContext(ctx, args...)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}

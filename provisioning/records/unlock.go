@@ -35,7 +35,7 @@ func (s *Store) Unlock(ctx context.Context, record identity.RecordID, next ident
 	}
 	const query = `insert into unlock (record_id, generation, statement, reason, operator)
 		values ($1, $2, $3, $4, $5) on conflict do nothing`
-	n, err := s.change(ctx, query, record[:], int64(next), statement, reason, operator)
+	n, err := s.prepared.Exec(ctx, query, record[:], int64(next), statement, reason, operator)
 	if err != nil {
 		return fail(err)
 	}
