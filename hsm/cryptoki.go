@@ -11,10 +11,12 @@ import (
 // is used by one goroutine at a time because the pool hands it to one.
 //
 // The counts are what the module sees. miekg asks for a size first and for the bytes
-// then, so C_Sign, C_WrapKey and the like count two for each use; a failed one counts
-// two although the first may have been the last.
+// then, so what gives an answer of variable length counts two for each use; a failed one
+// counts two although the first may have been the last. What is used for every device
+// goes past that (direct).
 type cryptoki struct {
 	ctx    *pkcs11.Ctx
+	direct direct
 	calls  [functions]atomic.Uint64
 	errors [classes]atomic.Uint64
 	// hostDerivations counts keys that KDF 2 derived through host memory.
@@ -185,33 +187,72 @@ func (c *cryptoki) attributes(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, typ
 	return values, nil
 }
 
+// point reads a public key's CKA_EC_POINT.
+func (c *cryptoki) point(s pkcs11.SessionHandle, public pkcs11.ObjectHandle) ([]byte, error) {
+	a := c.direct.attribute(s, public, pkcs11.CKA_EC_POINT, pointRoom)
+	return a.bytes, c.count(fnGetAttributeValue, 1, a.err)
+}
+
 func (c *cryptoki) setAttributes(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, t []*pkcs11.Attribute) error {
 	return c.count(fnSetAttributeValue, 1, c.ctx.SetAttributeValue(s, o, t))
 }
 
-func (c *cryptoki) encrypt(s pkcs11.SessionHandle, m *pkcs11.Mechanism, k pkcs11.ObjectHandle, plaintext []byte) ([]byte, error) {
-	if err := c.count(fnEncryptInit, 1, c.ctx.EncryptInit(s, []*pkcs11.Mechanism{m}, k)); err != nil {
-		return nil, err
+// room for answers whose size is known, in bytes: a signature or MAC of any mechanism in
+// use, a wrapped secret or private key, an encoded point.
+const (
+	signatureRoom = 64
+	wrappedRoom   = maxWrappedPair
+	pointRoom     = 128
+)
+
+// begun counts an operation of two calls, and tells whether miekg has to take its answer:
+// it had no room, and is open still.
+func (c *cryptoki) begun(initialise, operate function, a answer) (open bool, err error) {
+	if !a.begun {
+		return false, c.count(initialise, 1, a.err)
 	}
-	b, err := c.ctx.Encrypt(s, plaintext)
-	return b, c.count(fnEncrypt, 2, err)
+	c.calls[initialise].Add(1)
+	if a.tooSmall() {
+		c.calls[operate].Add(1)
+		return true, nil
+	}
+	return false, c.count(operate, 1, a.err)
 }
 
-func (c *cryptoki) decrypt(s pkcs11.SessionHandle, m *pkcs11.Mechanism, k pkcs11.ObjectHandle, ciphertext []byte) ([]byte, error) {
-	if err := c.count(fnDecryptInit, 1, c.ctx.DecryptInit(s, []*pkcs11.Mechanism{m}, k)); err != nil {
-		return nil, err
+// encrypt encrypts with AES-GCM and a tag of 16 bytes.
+func (c *cryptoki) encrypt(s pkcs11.SessionHandle, k pkcs11.ObjectHandle, nonce, aad, plaintext []byte) ([]byte, error) {
+	a := c.direct.seal(s, k, nonce, aad, plaintext)
+	open, err := c.begun(fnEncryptInit, fnEncrypt, a)
+	if open {
+		a.bytes, err = c.ctx.Encrypt(s, plaintext)
+		err = c.count(fnEncrypt, 2, err)
 	}
-	b, err := c.ctx.Decrypt(s, ciphertext)
-	return b, c.count(fnDecrypt, 2, err)
+	return a.bytes, err
+}
+
+// decrypt decrypts what encrypt made.
+func (c *cryptoki) decrypt(s pkcs11.SessionHandle, k pkcs11.ObjectHandle, nonce, aad, ciphertext []byte) ([]byte, error) {
+	a := c.direct.open(s, k, nonce, aad, ciphertext)
+	open, err := c.begun(fnDecryptInit, fnDecrypt, a)
+	if open {
+		a.bytes, err = c.ctx.Decrypt(s, ciphertext)
+		err = c.count(fnDecrypt, 2, err)
+	}
+	return a.bytes, err
 }
 
 func (c *cryptoki) sign(s pkcs11.SessionHandle, mechanism uint, k pkcs11.ObjectHandle, msg []byte) ([]byte, error) {
-	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}
-	if err := c.count(fnSignInit, 1, c.ctx.SignInit(s, m, k)); err != nil {
-		return nil, err
+	return c.signInto(s, mechanism, k, msg, signatureRoom)
+}
+
+func (c *cryptoki) signInto(s pkcs11.SessionHandle, mechanism uint, k pkcs11.ObjectHandle, msg []byte, room int) ([]byte, error) {
+	a := c.direct.sign(s, mechanism, k, msg, room)
+	open, err := c.begun(fnSignInit, fnSign, a)
+	if open {
+		a.bytes, err = c.ctx.Sign(s, msg)
+		err = c.count(fnSign, 2, err)
 	}
-	b, err := c.ctx.Sign(s, msg)
-	return b, c.count(fnSign, 2, err)
+	return a.bytes, err
 }
 
 func (c *cryptoki) verify(s pkcs11.SessionHandle, mechanism uint, k pkcs11.ObjectHandle, msg, sig []byte) error {
@@ -233,8 +274,17 @@ func (c *cryptoki) generatePair(s pkcs11.SessionHandle, mechanism uint, pub, pri
 }
 
 func (c *cryptoki) wrapKey(s pkcs11.SessionHandle, mechanism uint, kek, key pkcs11.ObjectHandle) ([]byte, error) {
-	b, err := c.ctx.WrapKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, kek, key)
-	return b, c.count(fnWrapKey, 2, err)
+	return c.wrapInto(s, mechanism, kek, key, wrappedRoom)
+}
+
+func (c *cryptoki) wrapInto(s pkcs11.SessionHandle, mechanism uint, kek, key pkcs11.ObjectHandle, room int) ([]byte, error) {
+	a := c.direct.wrap(s, mechanism, kek, key, room)
+	if a.tooSmall() {
+		c.calls[fnWrapKey].Add(1)
+		b, err := c.ctx.WrapKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, kek, key)
+		return b, c.count(fnWrapKey, 2, err)
+	}
+	return a.bytes, c.count(fnWrapKey, 1, a.err)
 }
 
 func (c *cryptoki) unwrapKey(s pkcs11.SessionHandle, mechanism uint, kek pkcs11.ObjectHandle, blob []byte, t []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {

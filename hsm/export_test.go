@@ -129,17 +129,17 @@ func (k *Key) RawUse(ctx context.Context, operation string) error {
 		case "EdDSA":
 			_, err = lib.sign(s.handle, ckmEdDSA, own, make([]byte, 32))
 		case "encrypt":
-			p := pkcs11.NewGCMParams(make([]byte, 12), []byte("x"), 128)
-			defer p.Free()
-			_, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), own, []byte("x"))
+			_, err = lib.encrypt(s.handle, own, make([]byte, NonceSize), []byte("x"), []byte("x"))
 		case "encrypt CBC":
-			_, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, make([]byte, 16)), own, make([]byte, 16))
+			m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, make([]byte, 16))}
+			if err = translated(lib.ctx.EncryptInit(s.handle, m, own)); err == nil {
+				_, err = lib.ctx.Encrypt(s.handle, make([]byte, 16))
+				err = translated(err)
+			}
 		case "decrypt":
 			// GCM of nothing under the zero nonce can't be right: a refusal of the use
 			// comes from C_DecryptInit, a refusal of the data says that the use is allowed.
-			p := pkcs11.NewGCMParams(make([]byte, 12), []byte("x"), 128)
-			defer p.Free()
-			_, err = lib.decrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), own, make([]byte, 16))
+			_, err = lib.decrypt(s.handle, own, make([]byte, NonceSize), []byte("x"), make([]byte, TagSize))
 			if codeOf(err) == pkcs11.CKR_GENERAL_ERROR {
 				err = nil
 			}
@@ -174,6 +174,28 @@ func (k *Key) RawUse(ctx context.Context, operation string) error {
 		}
 		return err
 	})
+}
+
+// MACInto is MAC, with room for so many bytes at first.
+func (k *Key) MACInto(ctx context.Context, msg []byte, room int) (mac []byte, err error) {
+	err = k.use(ctx, "MAC", func(s *session, own pkcs11.ObjectHandle) error {
+		mac, err = k.token.lib.signInto(s.handle, pkcs11.CKM_SHA256_HMAC, own, msg, room)
+		return err
+	})
+	return mac, err
+}
+
+// WrapInto is Wrap, with room for so many bytes at first.
+func (t *Token) WrapInto(ctx context.Context, kek, key *Key, room int) (blob []byte, err error) {
+	err = kek.use(ctx, "wrap", func(s *session, own pkcs11.ObjectHandle) error {
+		what, err := key.object(s)
+		if err != nil {
+			return err
+		}
+		blob, err = t.lib.wrapInto(s.handle, pkcs11.CKM_AES_KEY_WRAP, own, what, room)
+		return err
+	})
+	return blob, err
 }
 
 // HalfToken makes a token without user PIN, as a crash inside InitToken leaves it. It

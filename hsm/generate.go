@@ -127,11 +127,11 @@ func pairID(label string) *pkcs11.Attribute {
 }
 
 func (t *Token) readPoint(s *session, p *plan, pub pkcs11.ObjectHandle) ([]byte, error) {
-	v, err := t.lib.attributes(s.handle, pub, pkcs11.CKA_EC_POINT)
+	v, err := t.lib.point(s.handle, pub)
 	if err != nil {
 		return nil, err
 	}
-	return decodePoint(p.keyType, v[0])
+	return decodePoint(p.keyType, v)
 }
 
 func (t *Token) labelled(s *session, class uint, label string) ([]pkcs11.ObjectHandle, error) {

@@ -49,12 +49,16 @@ func newLibrary(ctx context.Context, path string, cfg Config) (*library, error) 
 		}
 		process.contexts[path] = raw
 	}
+	direct, ok := openDirect(path)
+	if !ok {
+		return nil, fmt.Errorf("hsm: %q gives no function list a second time: a fault of the module", path)
+	}
 	unlock, err := lockFile(ctx, cfg.LockFile)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	lib := &library{cryptoki: cryptoki{ctx: raw}, path: path, lockFile: cfg.LockFile, slots: map[uint]*slot{}, used: map[*slot]bool{}}
+	lib := &library{cryptoki: cryptoki{ctx: raw, direct: direct}, path: path, lockFile: cfg.LockFile, slots: map[uint]*slot{}, used: map[*slot]bool{}}
 	lib.recovery.begin(lib)
 	if err := lib.initialize(); err != nil {
 		if codeOf(err) == pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED {

@@ -30,12 +30,10 @@ func (k *Key) Seal(ctx context.Context, aad, plaintext []byte) (nonce, ciphertex
 	}
 	lib := k.token.lib
 	err = k.use(ctx, "seal with "+k.String(), func(s *session, h pkcs11.ObjectHandle) (err error) {
-		if nonce, err = lib.random(s.handle, NonceSize); err != nil {
+		if nonce, err = k.token.nonces.take(s); err != nil {
 			return err
 		}
-		p := pkcs11.NewGCMParams(nonce, aad, TagSize*8)
-		defer p.Free() // C memory: miekg leaves it to us
-		ciphertext, err = lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), h, plaintext)
+		ciphertext, err = lib.encrypt(s.handle, h, nonce, aad, plaintext)
 		return err
 	})
 	if err != nil {
@@ -64,10 +62,8 @@ func (k *Key) Open(ctx context.Context, nonce, aad, ciphertext []byte) ([]byte, 
 	lib := k.token.lib
 	var plaintext []byte
 	err := k.use(ctx, "open with "+k.String(), func(s *session, h pkcs11.ObjectHandle) (err error) {
-		p := pkcs11.NewGCMParams(nonce, aad, TagSize*8)
-		defer p.Free()
 		err = twice(func() (err error) {
-			plaintext, err = lib.decrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), h, ciphertext)
+			plaintext, err = lib.decrypt(s.handle, h, nonce, aad, ciphertext)
 			return err
 		})
 		return k.token.blame(s, err, k)

@@ -120,9 +120,7 @@ func (t *Token) works(s *session, h pkcs11.ObjectHandle) (bool, error) {
 		msg := make([]byte, DigestSize)
 		_, err = t.lib.sign(s.handle, usage.mechanism, h, msg)
 	case pkcs11.CKA_ENCRYPT:
-		p := pkcs11.NewGCMParams(make([]byte, NonceSize), []byte("dk-sweep"), TagSize*8)
-		defer p.Free()
-		_, err = t.lib.encrypt(s.handle, pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, p), h, []byte("dk-sweep"))
+		_, err = t.lib.encrypt(s.handle, h, make([]byte, NonceSize), []byte("dk-sweep"), []byte("dk-sweep"))
 	case pkcs11.CKA_DERIVE:
 		var pin runtime.Pinner
 		defer pin.Unpin()

@@ -37,6 +37,7 @@ type Token struct {
 	mechanisms map[uint]bool
 	kdf2Host   bool
 	pool       *pool
+	nonces     nonces
 
 	// anchor is a session that serves no operation, so that nothing can poison it; hot
 	// copies and the self-test's key live in it. anchorMu also serialises its use.
@@ -112,7 +113,7 @@ func (lib *library) open(ctx context.Context, c Credentials, o Options, producti
 	}
 	t := &Token{
 		lib: lib, slot: sl, info: sl.info, mechanisms: mechanisms, kdf2Host: o.KDF2Host,
-		pool: newPool(lib, sl, o),
+		pool: newPool(lib, sl, o), nonces: nonces{lib: lib},
 	}
 	sl.tokens[t] = true
 	return t, nil
