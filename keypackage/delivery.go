@@ -2,6 +2,7 @@ package keypackage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/detcbor"
@@ -73,6 +74,9 @@ func ParseDeliveryList(raw []byte, maker statement.PublicKey) (DeliveryList, err
 	}
 	if w.Version != deliveryVersion {
 		return DeliveryList{}, fmt.Errorf("read delivery list: version %d is not known", w.Version)
+	}
+	if w.Chips == nil { // null reads as no chips, and would be written back as an empty array
+		return DeliveryList{}, errors.New("read delivery list: null in place of the chips: an empty array says that there are none")
 	}
 	l := DeliveryList{Realm: w.Realm, Maker: w.Maker, Lot: w.Lot}
 	for i, c := range w.Chips {

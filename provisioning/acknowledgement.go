@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/devicekeys/devicekeys/database"
+	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/records"
 	"github.com/devicekeys/devicekeys/registry/sequencer"
 )
@@ -34,11 +35,12 @@ const (
 // noteAll writes what the sequencer said, and tells whether an entry failed
 // alone: its strikes are counted. The error is of the databases.
 func (p *publisher) noteAll(ctx context.Context, batch []waitingEntry) (failed bool, err error) {
+	p.noteFirsts(ctx, batch)
 	var group errgroup.Group
 	group.SetLimit(ackWriters)
 	var poolAway atomic.Bool
 	for i := range batch {
-		if !batch[i].answered {
+		if !batch[i].answered || batch[i].noted {
 			continue
 		}
 		group.Go(func() error {
@@ -71,6 +73,45 @@ func (p *publisher) noteAll(ctx context.Context, batch []waitingEntry) (failed b
 	return failed, nil
 }
 
+// noteFirsts writes at once what most entries are: the first of their device,
+// acknowledged. What it leaves, for whatever reason, is looked at one by one.
+func (p *publisher) noteFirsts(ctx context.Context, batch []waitingEntry) {
+	var all []records.Publication
+	var at []int
+	for i := range batch {
+		if w := &batch[i]; w.answered && w.Type == 0 && w.Generation == 1 && w.acknowledged() {
+			all, at = append(all, records.Publication{Record: w.Record, Sequence: w.ack.Sequence}), append(at, i)
+		}
+	}
+	if len(all) == 0 {
+		return
+	}
+	taken, err := p.records.PublishedAll(ctx, all)
+	if err != nil {
+		p.log.DebugContext(ctx, "noting publications at once failed; they are noted one by one", "entries", len(all), "error", err)
+		return
+	}
+	var used []identity.Identity
+	for k, i := range at {
+		if w := &batch[i]; taken[k] {
+			w.noted = true
+			p.metrics.lag.Observe(max(0, p.now().Sub(w.Since).Seconds()))
+			p.tell(deviceID{w.Record, w.Generation})
+			used = append(used, w.Identity)
+		}
+	}
+	if len(used) == 0 {
+		return
+	}
+	// A crash before it leaves identities reserved in the pool whose devices are
+	// published, and so does an error: see use.
+	bound, cancel := context.WithTimeout(ctx, useTimeout)
+	defer cancel()
+	if err := p.pool.UseAll(bound, used); err != nil {
+		p.log.WarnContext(ctx, "the pool still has published identities; house-keeping removes them", "identities", len(used), "error", err)
+	}
+}
+
 // forgive forgets the strikes of entries that left the outbox by other hands.
 func (p *publisher) forgive(all []records.Pending) {
 	if len(p.strikes) == 0 || len(all) == outboxBatch {
@@ -95,7 +136,7 @@ func (p *publisher) note(ctx context.Context, w *waitingEntry, poolAway *atomic.
 		return p.setAside(ctx, id, ack.Err.Error())
 	case ack.Err != nil:
 		return ack.Err
-	case ack.Record != w.Record || ack.Generation != w.Generation || ack.Type != w.entry.Type || ack.LeafHash != w.entry.LeafHash():
+	case !w.acknowledged():
 		// Not what was submitted: believe nothing of it.
 		return errors.New("the sequencer acknowledged something else than this entry")
 	}

@@ -105,7 +105,7 @@ func New(c Config) (*Assembly, error) {
 		a.lines[p.Name] = p
 	}
 	a.cache = newKeyCache(c.Now, c.Log, c.Metrics.deviceKeys)
-	a.publisher = newPublisher(c, keys)
+	a.publisher = newPublisher(c, keys, a.cache.forget)
 	a.heads = &headSigner{log: c.AuditLog, sign: keys.SignAuditHead, logger: c.Log, now: c.Now}
 	return a, nil
 }

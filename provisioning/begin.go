@@ -301,6 +301,8 @@ func (b *beginning) assemble(ctx context.Context) (Begun, error) {
 	if err != nil {
 		return Begun{}, err
 	}
+	d.State = records.Packaged
+	b.cache.keep(*d)
 	b.log.DebugContext(ctx, "packaged", "record", d.Record.Short(), "generation", d.Generation, "station", b.station.Station)
 	return b.answer(ctx, *d)
 }

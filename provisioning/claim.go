@@ -3,18 +3,15 @@ package provisioning
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
-	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
-// claim makes manifest and claims and stores them.
-//
-// A crash before that leaves a reserved row with all that they are made of,
-// issue time and secrets included, so the next Begin makes the same ones.
+// claim makes manifest and claims. All that they are made of is in the reserved
+// row, issue time and secrets included: whoever makes them again, after a crash
+// or with a new hello, makes the same bytes. They are kept with the package.
 func (b *beginning) claim(ctx context.Context, keys *deviceKeys) error {
 	d := &b.device
 	m := keypackage.Manifest{Realm: b.realm, Identity: d.Identity, ChipID: d.ChipID, Generation: d.Generation}
@@ -55,18 +52,11 @@ func (b *beginning) claim(ctx context.Context, keys *deviceKeys) error {
 	c := identity.Claims{
 		Subject: d.Identity, IssuedAt: d.IssuedAt, ChipID: d.ChipID, Realm: b.realm, Generation: d.Generation, Manifest: sha256.Sum256(d.Manifest),
 	}
-	if d.Claims, err = c.Encode(); err != nil {
-		return err
-	}
-	if err := b.records.Claimed(ctx, *d); errors.Is(err, records.ErrConflict) {
-		return errors.Join(errRaced, err)
-	} else if err != nil {
-		return err
-	}
-	return nil
+	d.Claims, err = c.Encode()
+	return err
 }
 
-// sign makes the certificate over the stored claims. A certificate that a crash
+// sign makes the certificate over the claims. A certificate that a crash
 // loses here was seen by nobody; the next one says the same.
 func (b *beginning) sign(ctx context.Context) error {
 	ids, err := b.derived()

@@ -34,6 +34,13 @@ func (a *Assembly) Confirm(ctx context.Context, s Station, record identity.Recor
 }
 
 func (a *Assembly) confirm(ctx context.Context, s Station, id deviceID, backup, mac []byte) ([32]byte, error) {
+	if d, ok := a.cache.row(id, s.Line, records.Packaged); ok {
+		a.inFlight(d)
+		if challenge, err := a.confirmOnHand(ctx, s, d, backup, mac); err == nil {
+			return challenge, nil
+		}
+		a.cache.forget(id)
+	}
 	d, err := a.device(ctx, s, id)
 	if err != nil {
 		return [32]byte{}, err
@@ -57,15 +64,45 @@ func (a *Assembly) confirm(ctx context.Context, s Station, id deviceID, backup, 
 	if err := a.checkMAC(ctx, s, d, "confirm", confirmation(d, backup), mac, "the confirmation"); err != nil {
 		return [32]byte{}, err
 	}
+	return a.confirmed(ctx, d, backup, mac)
+}
+
+// confirmOnHand confirms by the row that waits with the device's keys. Whatever
+// it refuses is looked at again with the row as it is, so no error of it is
+// anybody's answer, nor an incident.
+func (a *Assembly) confirmOnHand(ctx context.Context, s Station, d records.Device, backup, mac []byte) ([32]byte, error) {
+	b, err := keypackage.ParseBackup(backup)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	if !bytes.Equal(b.Manifest, d.Manifest) || len(mac) != macSize {
+		return [32]byte{}, errNotAsExpected
+	}
+	if err := a.verifyMAC(ctx, s, d, confirmation(d, backup), mac); err != nil {
+		return [32]byte{}, err
+	}
+	return a.confirmed(ctx, d, backup, mac)
+}
+
+// errNotAsExpected ends a try by a row on hand.
+var errNotAsExpected = errors.New("not what the row on hand has one expect")
+
+// confirmed keeps a backup that was verified.
+func (a *Assembly) confirmed(ctx context.Context, d records.Device, backup, mac []byte) ([32]byte, error) {
 	var challenge [32]byte
 	rand.Read(challenge[:]) // never fails; a challenge is no secret, so it costs the HSM no call
 	// A crash before this leaves the device packaged: it is confirmed again, or
 	// takes another transfer. After it, the same confirmation gets this challenge.
-	d, err = a.records.Confirmed(ctx, id.Record, id.Generation, d.Point, backup, mac, challenge)
+	challenge, err := a.records.Confirmed(ctx, d.Record, d.Generation, d.Point, backup, mac, challenge)
 	if errors.Is(err, records.ErrConflict) {
 		return [32]byte{}, errors.Join(errRaced, err)
 	}
-	return d.Challenge, err
+	if err != nil {
+		return [32]byte{}, err
+	}
+	d.State, d.Backup, d.Confirm, d.Challenge = records.Confirmed, backup, mac, challenge
+	a.cache.keep(d)
+	return challenge, nil
 }
 
 // confirmation is what a device's word for its backup says. The transcript is of

@@ -11,6 +11,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
 const (
@@ -35,17 +36,19 @@ type deviceID struct {
 }
 
 // deviceKeys are the handles of one device's derived keys, by entry name. The
-// handles live in the HSM; nobody destroys them while uses is above zero.
+// handles live in the HSM; nobody destroys them while uses is above zero. With
+// them waits the device's row as this process last wrote or read it.
 type deviceKeys struct {
 	id     deviceID
 	named  map[string]keypackage.MACKey
 	born   time.Time
-	uses   int           // guarded by keyCache.mu
-	gone   bool          // no longer in the cache: the last user destroys; guarded by keyCache.mu
-	parked *list.Element // guarded by keyCache.mu
+	row    *records.Device // nil: not known; guarded by keyCache.mu, never changed in place
+	uses   int             // guarded by keyCache.mu
+	gone   bool            // no longer in the cache: the last user destroys; guarded by keyCache.mu
+	parked *list.Element   // guarded by keyCache.mu
 }
 
-// keyCache keeps the keys of devices between Begin and Locked: bounded in
+// keyCache keeps the keys and rows of devices between Begin and Locked: bounded in
 // number, the least recently used goes first, and in time.
 type keyCache struct {
 	now   func() time.Time
@@ -127,6 +130,37 @@ func (c *keyCache) drop(ctx context.Context, id deviceID) {
 	}
 	c.mu.Unlock()
 	c.destroy(ctx, dead)
+}
+
+// row gives the row that waits with a device's keys, if it is in the given state.
+// Another SPP, an operator or house-keeping may have changed it since: a row from
+// here allows one try at the step that is due, whose write names the state it
+// starts from. What fails is looked at anew, with the row as it is.
+func (c *keyCache) row(id deviceID, line string, state records.State) (records.Device, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.byID[id]; k != nil && k.row != nil && k.row.State == state && k.row.Line == line && !c.tooOld(k) {
+		return *k.row, true
+	}
+	return records.Device{}, false
+}
+
+// keep has a row wait with the device's keys, if those do.
+func (c *keyCache) keep(d records.Device) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.byID[deviceID{d.Record, d.Generation}]; k != nil {
+		k.row = &d
+	}
+}
+
+// forget drops the row: it is not what it was.
+func (c *keyCache) forget(id deviceID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.byID[id]; k != nil {
+		k.row = nil
+	}
 }
 
 // sweep forgets keys that waited too long; with all, every key.

@@ -443,10 +443,10 @@ func found(content, secret []byte) bool {
 	return false
 }
 
-// brokenStore fails before it stores claims: what a crash there leaves.
+// brokenStore fails before it stores a package: what a crash there leaves.
 type brokenStore struct{ *records.Store }
 
-func (brokenStore) Claimed(context.Context, records.Device) error { return errors.New("power cut") }
+func (brokenStore) Packaged(context.Context, records.Device) error { return errors.New("power cut") }
 
 func TestMetrics(t *testing.T) {
 	t.Parallel()

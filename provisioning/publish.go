@@ -52,11 +52,12 @@ func (a *Assembly) Publish(ctx context.Context, s Station, record identity.Recor
 		p.MAC, err = k.MAC(ctx, message)
 		return err
 	})
+	a.cache.keep(d)
 	a.inFlight(d)
 	return p, err
 }
 
-// published gives the device's row once it is published.
+// published gives the device's row once it is published, as it is then.
 func (a *Assembly) published(ctx context.Context, s Station, id deviceID) (records.Device, error) {
 	// Waiting begins before looking: what happens in between is not missed.
 	done, leave := a.publisher.wait(id)
@@ -65,8 +66,17 @@ func (a *Assembly) published(ctx context.Context, s Station, id deviceID) (recor
 	defer deadline.Stop()
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
-	for {
-		d, err := a.device(ctx, s, id)
+	// A device that has just proven its restoration is on its way: its row is
+	// looked at once this process has heard of it, or after a while.
+	onHand, ok := a.cache.row(id, s.Line, records.Restored)
+	if ok {
+		a.cache.forget(id)
+	}
+	for look := !ok; ; look = true {
+		d, err := onHand, error(nil)
+		if look {
+			d, err = a.device(ctx, s, id)
+		}
 		switch {
 		case err != nil:
 			return d, err
@@ -122,6 +132,12 @@ func (a *Assembly) Locked(ctx context.Context, s Station, record identity.Record
 }
 
 func (a *Assembly) locked(ctx context.Context, s Station, id deviceID, mac []byte) error {
+	if d, ok := a.cache.row(id, s.Line, records.Published); ok {
+		if len(mac) == macSize && a.verifyMAC(ctx, s, d, locking(d), mac) == nil && a.ship(ctx, d) == nil {
+			return nil
+		}
+		a.cache.forget(id) // not as expected: by the row as it is
+	}
 	d, err := a.device(ctx, s, id)
 	if err != nil {
 		return err
@@ -134,20 +150,28 @@ func (a *Assembly) locked(ctx context.Context, s Station, id deviceID, mac []byt
 	}
 	// A shipped device's MAC is checked again: the same word is confirmed, a
 	// wrong one refused, at the price of deriving the key once more.
-	if err := a.checkMAC(ctx, s, d, "locked", keypackage.LockedMessage(sha256.Sum256(d.Claims)), mac, "the locked device"); err != nil {
+	if err := a.checkMAC(ctx, s, d, "locked", locking(d), mac, "the locked device"); err != nil {
 		return err
 	}
+	return a.ship(ctx, d)
+}
+
+// locking is what a locked device says.
+func locking(d records.Device) []byte { return keypackage.LockedMessage(sha256.Sum256(d.Claims)) }
+
+// ship ends the line's work on a device whose word was verified.
+func (a *Assembly) ship(ctx context.Context, d records.Device) error {
 	// A crash before this leaves the device published and locked: it says so
 	// again as often as it is asked.
-	err = a.records.Shipped(ctx, id.Record, id.Generation)
+	err := a.records.Shipped(ctx, d.Record, d.Generation)
 	if errors.Is(err, records.ErrConflict) {
 		return errors.Join(errRaced, err) // quarantined, or replaced by a next generation
 	}
 	if err != nil {
 		return err
 	}
-	a.cache.drop(ctx, id)
-	a.flights.land(id.Record)
+	a.cache.drop(ctx, deviceID{d.Record, d.Generation})
+	a.flights.land(d.Record)
 	return nil
 }
 
@@ -188,7 +212,7 @@ func (a *Assembly) withProving(ctx context.Context, actor string, d records.Devi
 // checkMAC checks a device's MAC inside the HSM. A wrong one is refused and
 // kept as an incident; nothing else changes.
 func (a *Assembly) checkMAC(ctx context.Context, s Station, d records.Device, step string, message, mac []byte, of string) error {
-	err := a.withProving(ctx, s.actor(), d, func(k keypackage.MACKey) error { return k.Verify(ctx, message, mac) })
+	err := a.verifyMAC(ctx, s, d, message, mac)
 	if !errors.Is(err, statement.ErrSignature) {
 		return err
 	}
@@ -196,4 +220,9 @@ func (a *Assembly) checkMAC(ctx context.Context, s Station, d records.Device, st
 		facts{"state": string(d.State), "message": digest(message)})
 	return refuse(CodeMAC, "set the device aside: it does not hold the key it was given, or its message was changed on the way",
 		"the MAC of %s, record %s, was not made with the device's key", of, d.Record.Short()).because(err)
+}
+
+// verifyMAC checks a device's MAC inside the HSM: statement.ErrSignature.
+func (a *Assembly) verifyMAC(ctx context.Context, s Station, d records.Device, message, mac []byte) error {
+	return a.withProving(ctx, s.actor(), d, func(k keypackage.MACKey) error { return k.Verify(ctx, message, mac) })
 }

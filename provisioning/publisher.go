@@ -51,6 +51,7 @@ type publisher struct {
 	metrics   *Metrics
 	log       *slog.Logger
 	now       func() time.Time
+	changed   func(deviceID)  // called before who waits is woken
 	wake      chan struct{}   // one place: a kick that comes while one is pending is the same kick
 	asked     chan struct{}   // one place: a station wants an early attempt
 	strikes   map[pending]int // the loop's own
@@ -75,10 +76,10 @@ type waiters struct {
 	n    int
 }
 
-func newPublisher(c Config, keys *guard) *publisher {
+func newPublisher(c Config, keys *guard, changed func(deviceID)) *publisher {
 	return &publisher{
 		from: registry.Submission{Realm: c.Realm, Submitter: c.Name}, keys: keys, pool: c.Pool, records: c.Records, sequencer: c.Sequencer,
-		metrics: c.Metrics, log: c.Log, now: c.Now, wake: make(chan struct{}, 1), asked: make(chan struct{}, 1),
+		metrics: c.Metrics, log: c.Log, now: c.Now, changed: changed, wake: make(chan struct{}, 1), asked: make(chan struct{}, 1),
 		strikes: map[pending]int{}, waiting: map[deviceID]*waiters{},
 	}
 }
@@ -130,7 +131,9 @@ func (p *publisher) wait(id deviceID) (done <-chan struct{}, leave func()) {
 	}
 }
 
+// tell says that a device's row has changed. Who keeps rows hears of it first.
 func (p *publisher) tell(id deviceID) {
+	p.changed(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if w := p.waiting[id]; w != nil {

@@ -29,6 +29,13 @@ func (a *Assembly) Restored(ctx context.Context, s Station, record identity.Reco
 }
 
 func (a *Assembly) restored(ctx context.Context, s Station, id deviceID, mac []byte) error {
+	if d, ok := a.cache.row(id, s.Line, records.Confirmed); ok {
+		a.inFlight(d)
+		if len(mac) == macSize && a.verifyMAC(ctx, s, d, restoration(d), mac) == nil && a.proven(ctx, d, mac) == nil {
+			return nil
+		}
+		a.cache.forget(id) // not as expected: by the row as it is
+	}
 	d, err := a.device(ctx, s, id)
 	if err != nil {
 		return err
@@ -48,10 +55,19 @@ func (a *Assembly) restored(ctx context.Context, s Station, id deviceID, mac []b
 	if len(mac) != macSize {
 		return refuse(CodeMalformed, "look at the device's software", "the MAC has %d bytes, %d are expected", len(mac), macSize)
 	}
-	claims, backup := sha256.Sum256(d.Claims), sha256.Sum256(d.Backup)
-	if err := a.checkMAC(ctx, s, d, "restored", keypackage.RestoredMessage(claims, backup, d.Challenge), mac, "the proof of restoration"); err != nil {
+	if err := a.checkMAC(ctx, s, d, "restored", restoration(d), mac, "the proof of restoration"); err != nil {
 		return err
 	}
+	return a.proven(ctx, d, mac)
+}
+
+// restoration is what a device's proof says.
+func restoration(d records.Device) []byte {
+	return keypackage.RestoredMessage(sha256.Sum256(d.Claims), sha256.Sum256(d.Backup), d.Challenge)
+}
+
+// proven keeps a proof that was verified, and puts the entry in the outbox.
+func (a *Assembly) proven(ctx context.Context, d records.Device, mac []byte) error {
 	entry, err := a.entry(ctx, d)
 	if err != nil {
 		return err
@@ -59,13 +75,15 @@ func (a *Assembly) restored(ctx context.Context, s Station, id deviceID, mac []b
 	// The entry's bytes hold a random nonce: they are stored before anybody sees
 	// them, so that every submission brings the same ones. A crash before this
 	// leaves the device confirmed; it proves its restoration again.
-	_, err = a.records.Restored(ctx, id.Record, id.Generation, mac, entry)
+	err = a.records.Restored(ctx, d.Record, d.Generation, mac, entry)
 	if errors.Is(err, records.ErrConflict) {
 		return errors.Join(errRaced, err)
 	}
 	if err != nil {
 		return err
 	}
+	d.State, d.Proof = records.Restored, mac
+	a.cache.keep(d)
 	a.publisher.kick()
 	return nil
 }

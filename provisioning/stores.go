@@ -20,6 +20,8 @@ type Pool interface {
 	Reserve(ctx context.Context, line string, within []pool.Range, record identity.RecordID, g identity.Generation) (pool.Reservation, error)
 	// Use ends an identity's stay after its device was published.
 	Use(ctx context.Context, id identity.Identity) error
+	// UseAll does so for many at once.
+	UseAll(ctx context.Context, ids []identity.Identity) error
 	// Burn ends it for good: it is never given again.
 	Burn(ctx context.Context, id identity.Identity, reason string) error
 	// Reservations lists identities that have been reserved for so long, by the
@@ -48,19 +50,20 @@ type Records interface {
 	// its keys, in one transaction, and takes the plan for the chip if there is
 	// one. It matches records.ErrIdentityUsed, ErrChipActive or ErrExists.
 	Reserve(ctx context.Context, d records.Device, e audit.Event) error
-	// Claimed keeps manifest and claims; the first ones stay.
-	Claimed(ctx context.Context, d records.Device) error
 	// Packaged keeps a transfer: the first, or one for a new hello.
 	Packaged(ctx context.Context, d records.Device) error
-	// Confirmed keeps the backup and gives the row as it stands: the first
-	// backup stays. Another one, or another transfer than that of point, matches
+	// Confirmed keeps the backup and gives the challenge that stands: the first
+	// backup stays, and its challenge. Another one, or another transfer than that of point, matches
 	// records.ErrConflict.
-	Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, point, backup, confirm []byte, challenge [32]byte) (records.Device, error)
+	Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, point, backup, confirm []byte, challenge [32]byte) ([32]byte, error)
 	// Restored keeps the proof and the registry entry, which waits in the
 	// outbox from then on.
-	Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) (records.Device, error)
+	Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) error
 	// Published takes the entry out of the outbox.
 	Published(ctx context.Context, record identity.RecordID, g identity.Generation, sequence int64) error
+	// PublishedAll does so for many first generations at once and tells which it
+	// took; the others are for Published.
+	PublishedAll(ctx context.Context, all []records.Publication) ([]bool, error)
 	// Shipped ends the line's work.
 	Shipped(ctx context.Context, record identity.RecordID, g identity.Generation) error
 	// Burned marks the device and its identity as never to be used; where the

@@ -92,7 +92,14 @@ type waitingEntry struct {
 	entry    registry.Entry
 	answered bool // ack is the sequencer's word
 	ack      sequencer.Ack
+	noted    bool  // the databases have it
 	err      error // why this entry failed alone
+}
+
+// acknowledged tells whether the sequencer says that it has this very entry.
+func (w *waitingEntry) acknowledged() bool {
+	a := w.ack
+	return a.Err == nil && a.Record == w.Record && a.Generation == w.Generation && a.Type == w.entry.Type && a.LeafHash == w.entry.LeafHash()
 }
 
 // submit brings a batch to the sequencer and fills in what it says of each

@@ -128,7 +128,7 @@ func (s onStage) device(args []string) {
 			return err
 		}},
 		{records.Restored, func() error {
-			_, err := s.records.Restored(ctx, d.Record, d.Generation, make([]byte, 32), text("entry"))
+			err := s.records.Restored(ctx, d.Record, d.Generation, make([]byte, 32), text("entry"))
 			return err
 		}},
 		{records.Published, func() error {

@@ -168,6 +168,30 @@ select (select count(*) from gone), (select count(*) from waiting where type = $
 	return nil
 }
 
+// UseAll is Use for many identities in one statement; which of them the pool did
+// not have reserved it does not tell.
+func (s *Store) UseAll(ctx context.Context, ids []identity.Identity) error {
+	const query = `
+with named as (
+	select w.type, w.value from unnest($1::smallint[], $2::text[]) n(type, value)
+	join waiting w on w.type = n.type and w.value = n.value and w.reserved is not null
+	order by w.type, w.value for update of w
+), gone as (
+	delete from waiting w using named n where w.type = n.type and w.value = n.value returning w.batch
+), sums as (
+	select batch, count(*) as n from gone group by batch order by batch
+)
+update batch b set reserved = b.reserved - s.n, used = used + s.n from sums s where b.id = s.batch`
+	types, values := make([]int64, len(ids)), make([]string, len(ids))
+	for i, id := range ids {
+		types[i], values[i] = int64(id.Type()), id.Value()
+	}
+	if _, err := s.prepared.Exec(ctx, query, pq.Array(types), pq.Array(values)); err != nil {
+		return fmt.Errorf("use %d identities: %w", len(ids), err)
+	}
+	return nil
+}
+
 // Burn ends the wait of an identity that nobody may get, reserved or free: the
 // row is deleted and counted as burned, the reason kept. The records have noted it
 // before. Again, or for an identity that the pool never had, is a no-op.

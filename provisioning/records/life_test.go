@@ -154,9 +154,9 @@ func TestQuarantine(t *testing.T) {
 			t.Errorf("%s: %s, held %s, %q", state, have.State, have.Held, have.Reason)
 		}
 		_, confirmed := s.Confirmed(t.Context(), d.Record, 1, packaged(d, 1).Point, []byte("backup"), make([]byte, 32), [32]byte{1})
-		_, restored := s.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("entry"))
+		restored := s.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("entry"))
 		for act, err := range map[string]error{
-			"claim": s.Claimed(t.Context(), packaged(d, 1)), "package": s.Packaged(t.Context(), packaged(d, 2)), "confirm": confirmed, "restore": restored,
+			"package": s.Packaged(t.Context(), packaged(d, 2)), "confirm": confirmed, "restore": restored,
 			"ship": s.Shipped(t.Context(), d.Record, 1), "burn": s.Burned(t.Context(), d.Identity, 7, "x"), "return": s.Return(t.Context(), d.Record, ann),
 			"abandon": s.Abandon(t.Context(), d.Record, 1, ann), "abandon stale": s.AbandonStale(t.Context(), d.Record, 1, "x"),
 			"put back": s.PutBack(t.Context(), d.Record, 1, 0, ann),

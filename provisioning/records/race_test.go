@@ -141,8 +141,7 @@ func TestRaces(t *testing.T) {
 		d = bring(t, one, device(t, n+5, 1), records.Confirmed)
 		errs = race(map[string]func() error{
 			"restored": func() error {
-				_, err := one.Restored(ctx, d.Record, 1, make([]byte, 32), []byte("entry"))
-				return err
+				return one.Restored(ctx, d.Record, 1, make([]byte, 32), []byte("entry"))
 			},
 			"burn": func() error { return two.Burned(ctx, d.Identity, 7, "stale") }})
 		others(t, errs, records.ErrConflict)
@@ -238,8 +237,7 @@ func TestManyOperators(t *testing.T) {
 						return err
 					},
 					func() error {
-						_, err := s.Restored(ctx, record, g, make([]byte, 32), []byte("entry"))
-						return err
+						return s.Restored(ctx, record, g, make([]byte, 32), []byte("entry"))
 					},
 					func() error { return s.Published(ctx, record, g, int64(n)*1000+int64(g)) },
 					func() error { return s.Shipped(ctx, record, g) },

@@ -3,8 +3,9 @@ package records
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+
+	"github.com/lib/pq"
 
 	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
@@ -12,41 +13,26 @@ import (
 
 // step takes one step of a device's state: a statement that names the states it
 // starts from. Where it changes nothing, done looks at the row and tells whether
-// the step was taken before with the same values. The row is given back.
-func (s *Store) step(ctx context.Context, act string, record identity.RecordID, g identity.Generation, done func(Device) bool, query string, args ...any) (Device, error) {
-	fail := func(err error) (Device, error) {
-		return Device{}, fmt.Errorf("%s, record %s, generation %d: %w", act, record.Short(), g, err)
+// the step was taken before with the same values; then the row is given.
+func (s *Store) step(ctx context.Context, act string, record identity.RecordID, g identity.Generation, done func(Device) bool, query string, args ...any) (before *Device, err error) {
+	fail := func(err error) (*Device, error) {
+		return nil, fmt.Errorf("%s, record %s, generation %d: %w", act, record.Short(), g, err)
 	}
-	d, err := s.device(ctx, query+` returning `+columns, append([]any{record[:], int64(g)}, args...)...)
-	if err == nil {
-		return d, nil
-	}
-	if !errors.Is(err, ErrNotFound) {
+	n, err := s.prepared.Exec(ctx, query, append([]any{record[:], int64(g)}, args...)...)
+	if err != nil {
 		return fail(err)
 	}
-	if d, err = s.Get(ctx, record, g); err != nil {
+	if n != 0 {
+		return nil, nil
+	}
+	d, err := s.Get(ctx, record, g)
+	if err != nil {
 		return fail(err)
 	}
 	if !done(d) {
 		return fail(fmt.Errorf("%w: it is %s", ErrConflict, d.State))
 	}
-	return d, nil
-}
-
-// Claimed keeps manifest and claims before the certificate over them is signed,
-// so that whatever signs again signs the same bytes. Others than those kept are
-// an ErrConflict.
-//
-// A crash after it leaves the state reserved; the next Begin derives the same
-// keys and must come to the same bytes.
-func (s *Store) Claimed(ctx context.Context, d Device) error {
-	const query = `update device set manifest = $3, claims = $4, changed = clock_timestamp()
-		where record_id = $1 and generation = $2 and state = 'reserved' and claims is null`
-	same := func(have Device) bool {
-		return (have.State == Reserved || have.State == Packaged) && bytes.Equal(have.Manifest, d.Manifest) && bytes.Equal(have.Claims, d.Claims)
-	}
-	_, err := s.step(ctx, "keep claims", d.Record, d.Generation, same, query, d.Manifest, d.Claims)
-	return err
+	return &d, nil
 }
 
 // Packaged keeps the data package made for one hello, from reserved, or from
@@ -71,37 +57,41 @@ func (s *Store) Packaged(ctx context.Context, d Device) error {
 }
 
 // Confirmed keeps the backup that the device made, with its MAC and the
-// challenge for the restoration, and gives the row. point is the e_S of the
-// transfer that backup and MAC were verified against: where another transfer
-// came in between, that is an ErrConflict. The first one wins: the same backup
-// again gives the stored row with the stored challenge, in whatever later state;
+// challenge for the restoration, and gives the challenge that is kept. point is
+// the e_S of the transfer that backup and MAC were verified against: where
+// another transfer came in between, that is an ErrConflict. The first one wins:
+// the same backup again gives the stored challenge, in whatever later state;
 // another backup is an ErrConflict.
 //
 // A crash after it leaves the state confirmed; the station confirms again and
 // gets the same challenge.
-func (s *Store) Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, point, backup, confirm []byte, challenge [32]byte) (Device, error) {
+func (s *Store) Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, point, backup, confirm []byte, challenge [32]byte) ([32]byte, error) {
 	const query = `update device set state = 'confirmed', backup = $3, confirm = $4, challenge = $5, changed = clock_timestamp()
 		where record_id = $1 and generation = $2 and state = 'packaged' and point = $6`
 	same := func(have Device) bool {
 		return (have.State == Confirmed || have.State == Restored || have.State.Ever()) && bytes.Equal(have.Backup, backup)
 	}
-	return s.step(ctx, "keep backup", record, g, same, query, backup, confirm, challenge[:], point)
+	before, err := s.step(ctx, "keep backup", record, g, same, query, backup, confirm, challenge[:], point)
+	if before != nil {
+		challenge = before.Challenge
+	}
+	return challenge, err
 }
 
 // Restored keeps the device's proof that it was restored, and the registry entry
-// that will be published, and gives the row. The entry waits in the outbox. The
-// first one wins: the same proof again gives the stored row with the stored
-// entry; another proof is an ErrConflict.
+// that will be published: it waits in the outbox. The first one wins: with the
+// same proof again the stored entry stays; another proof is an ErrConflict.
 //
 // A crash after it leaves the entry in the outbox, from where the publisher
 // sends these bytes and no others.
-func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) (Device, error) {
+func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) error {
 	const query = `update device set state = 'restored', proof = $3, entry = $4, changed = clock_timestamp()
 		where record_id = $1 and generation = $2 and state = 'confirmed'`
 	same := func(have Device) bool {
 		return (have.State == Restored || have.State.Ever()) && bytes.Equal(have.Proof, proof)
 	}
-	return s.step(ctx, "keep restore proof", record, g, same, query, proof, entry)
+	_, err := s.step(ctx, "keep restore proof", record, g, same, query, proof, entry)
+	return err
 }
 
 // Published notes that the registry acknowledged the entry as durable, at the
@@ -143,6 +133,51 @@ and exists (select from target) and (select count(*) from earlier) >= 0`
 		return fmt.Errorf("%w: another device has place %d: %w", ErrConflict, sequence, err)
 	}
 	return err
+}
+
+// Publication is what the registry acknowledged of a record's first generation.
+type Publication struct {
+	Record   identity.RecordID
+	Sequence int64
+}
+
+// PublishedAll is Published for first generations, in one statement: those that
+// are restored and not quarantined. It tells which of all it took, in their order;
+// the others, and all of them where it fails, are Published's, one by one.
+//
+// A crash before it leaves the entries in the outbox, as with Published.
+func (s *Store) PublishedAll(ctx context.Context, all []Publication) (taken []bool, err error) {
+	const query = `
+with target as (
+	select d.record_id, p.sequence from unnest($1::bytea[], $2::bigint[]) p(record_id, sequence)
+	join device d on d.record_id = p.record_id and d.generation = 1 and d.state = 'restored'
+	order by d.record_id for update of d
+)
+update device d set state = 'published', sequence = t.sequence, secrets = $3, set_aside = null,
+	published = clock_timestamp(), changed = clock_timestamp()
+from target t where d.record_id = t.record_id and d.generation = 1
+returning d.record_id`
+	none, err := encodeSecrets(nil)
+	if err != nil {
+		return nil, err
+	}
+	ids, sequences, place := make([][]byte, len(all)), make([]int64, len(all)), make(map[identity.RecordID]int, len(all))
+	for i, p := range all {
+		ids[i], sequences[i], place[p.Record] = p.Record[:], p.Sequence, i
+	}
+	taken = make([]bool, len(all))
+	err = s.each(ctx, func(scan func(...any) error) error {
+		var record []byte
+		if err := scan(&record); err != nil {
+			return err
+		}
+		taken[place[identity.RecordID(record)]] = true
+		return nil
+	}, query, pq.Array(ids), pq.Array(sequences), none)
+	if err != nil {
+		return nil, fmt.Errorf("note %d publications: %w", len(all), err)
+	}
+	return taken, nil
 }
 
 // Shipped notes that the device is locked. Again is a no-op.

@@ -88,8 +88,7 @@ func bring(t testing.TB, s *records.Store, d records.Device, to records.State) r
 			return err
 		}},
 		{records.Restored, func() error {
-			_, err := s.Restored(t.Context(), d.Record, d.Generation, make([]byte, 32), []byte("entry"))
-			return err
+			return s.Restored(t.Context(), d.Record, d.Generation, make([]byte, 32), []byte("entry"))
 		}},
 		{records.Published, func() error {
 			return s.Published(t.Context(), d.Record, d.Generation, int64(binary.BigEndian.Uint32(d.Record[:]))+int64(d.Generation)<<32)
@@ -162,9 +161,6 @@ func TestAssembly(t *testing.T) {
 	check(twice(func() error { return s.Reserve(t.Context(), d, event(d)) }))
 
 	p := packaged(d, 1)
-	want.Manifest, want.Claims = p.Manifest, p.Claims
-	check(twice(func() error { return s.Claimed(t.Context(), p) }))
-
 	want = p
 	want.State, want.Licence, want.Uses = records.Packaged, 1, 1
 	check(twice(func() error { return s.Packaged(t.Context(), p) }))
@@ -178,8 +174,8 @@ func TestAssembly(t *testing.T) {
 	check(twice(func() error {
 		take++ // another challenge: the first one stays
 		got, err := s.Confirmed(t.Context(), d.Record, 1, p.Point, []byte("backup"), want.Confirm, [32]byte{take})
-		if got.Challenge != want.Challenge {
-			t.Errorf("challenge %x", got.Challenge)
+		if got != want.Challenge {
+			t.Errorf("challenge %x", got)
 		}
 		return err
 	}))
@@ -187,11 +183,8 @@ func TestAssembly(t *testing.T) {
 	entry := "entry"
 	want.State, want.Proof, want.Entry = records.Restored, bytes.Repeat([]byte{5}, 32), []byte("entry")
 	check(twice(func() error {
-		got, err := s.Restored(t.Context(), d.Record, 1, want.Proof, []byte(entry))
-		entry = "sealed again, with another nonce"
-		if string(got.Entry) != "entry" {
-			t.Errorf("entry %q", got.Entry)
-		}
+		err := s.Restored(t.Context(), d.Record, 1, want.Proof, []byte(entry))
+		entry = "sealed again, with another nonce" // the first one stays
 		return err
 	}))
 	box, err := s.Outbox(t.Context(), 10)
@@ -227,11 +220,6 @@ func TestConflicts(t *testing.T) {
 	s := recordstest.New(t).Store
 	other := [32]byte{9}
 	step := map[string]func(context.Context, records.Device) error{
-		"claimed": func(ctx context.Context, d records.Device) error {
-			d = packaged(d, 1)
-			d.Claims = []byte("other claims")
-			return s.Claimed(ctx, d)
-		},
 		"packaged, other claims": func(ctx context.Context, d records.Device) error {
 			d = packaged(d, 2)
 			d.Claims = []byte("other claims")
@@ -248,8 +236,7 @@ func TestConflicts(t *testing.T) {
 			return err
 		},
 		"restored, other proof": func(ctx context.Context, d records.Device) error {
-			_, err := s.Restored(ctx, d.Record, d.Generation, other[:], []byte("entry"))
-			return err
+			return s.Restored(ctx, d.Record, d.Generation, other[:], []byte("entry"))
 		},
 		"published, other place": func(ctx context.Context, d records.Device) error {
 			return s.Published(ctx, d.Record, d.Generation, 12345678901)
@@ -266,11 +253,11 @@ func TestConflicts(t *testing.T) {
 		refused string // the others are allowed here
 	}{
 		{records.Reserved, "confirmed, other backup; restored, other proof; published, other place; shipped; set aside"},
-		{records.Packaged, "claimed; packaged, other claims; packaged, same hello; restored, other proof; published, other place; shipped; set aside"},
-		{records.Confirmed, "claimed; packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; published, other place; shipped; set aside"},
-		{records.Restored, "claimed; packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; restored, other proof; shipped; burned"},
-		{records.Published, "claimed; packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; restored, other proof; published, other place; set aside; burned"},
-		{records.Shipped, "claimed; packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; restored, other proof; published, other place; set aside; burned"},
+		{records.Packaged, "packaged, other claims; packaged, same hello; restored, other proof; published, other place; shipped; set aside"},
+		{records.Confirmed, "packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; published, other place; shipped; set aside"},
+		{records.Restored, "packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; restored, other proof; shipped; burned"},
+		{records.Published, "packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; restored, other proof; published, other place; set aside; burned"},
+		{records.Shipped, "packaged, other claims; packaged, same hello; packaged, other hello; confirmed, other backup; restored, other proof; published, other place; set aside; burned"},
 	} {
 		d := bring(t, s, device(t, i, 1), c.state)
 		for name := range strings.SplitSeq(c.refused, "; ") {
@@ -568,8 +555,7 @@ func TestConnectionKilled(t *testing.T) {
 					return err
 				})
 				again(t, func() error {
-					_, err := r.Store.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("e"))
-					return err
+					return r.Store.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("e"))
 				})
 				again(t, func() error { return r.Store.Published(t.Context(), d.Record, 1, int64(n)) })
 				again(t, func() error { return r.Store.Shipped(t.Context(), d.Record, 1) })

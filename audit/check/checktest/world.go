@@ -324,7 +324,6 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 		return d
 	}
 	w.fill(&d)
-	w.Must(s.Claimed(ctx, d))
 	w.Must(s.Packaged(ctx, d))
 	if to == records.Packaged {
 		return d
@@ -344,7 +343,7 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 	w.Must(err)
 	d.Entry, err = e.Encode()
 	w.Must(err)
-	_, err = s.Restored(ctx, d.Record, g, w.mac(d, keypackage.RestoredMessage(sha256.Sum256(d.Claims), backup, sha256.Sum256(d.Hello))), d.Entry)
+	err = s.Restored(ctx, d.Record, g, w.mac(d, keypackage.RestoredMessage(sha256.Sum256(d.Claims), backup, sha256.Sum256(d.Hello))), d.Entry)
 	w.Must(err)
 	if to == records.Restored {
 		return d
