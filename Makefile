@@ -13,6 +13,9 @@ torture_devices = $(if $(filter file,$(origin DEVICES)),1000,$(DEVICES))
 # The failover: make ha DEVICES=1000. Without DEVICES it makes 600.
 ha_devices = $(if $(filter file,$(origin DEVICES)),600,$(DEVICES))
 
+# One benchmark: make bench BENCH=publish, several: BENCH=publish,lookup. bin/bench --list shows them.
+export BENCH
+
 # All packages with the race detector take a few minutes on 2 cores; past this, something hangs.
 TEST_TIMEOUT ?= 20m
 
@@ -29,10 +32,10 @@ ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help demo build test torture ha bench lint proto clean setup
+.PHONY: help demo build test fuzz torture ha bench bench-long microbench lint proto clean setup
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## Run the assembly line on real parts and restore a device (DEVICES=200, KEEP=1)
 	@bin/demo
@@ -45,6 +48,11 @@ build: setup ## Build every program into bin/
 test: setup ## Run every test, with the race detector, on real SoftHSM and Postgres
 	go test -race -timeout $(TEST_TIMEOUT) ./...
 
+fuzz: setup ## Run every fuzz target for a while (FUZZTIME=10m for each, FUZZ=regexp for some, JOBS=2 at a time)
+	@mkdir -p bin
+	@go build -o bin/ ./cmd/fuzz
+	@bin/fuzz run $(if $(FUZZ),'$(FUZZ)')
+
 torture: build ## Break the whole factory while it works, then check (DURATION=2m, DEVICES, CHIPS, SEED, STEPS=all)
 	@$(if $(STEPS),bin/torture steps --steps $(STEPS),DEVICES=$(torture_devices) bin/torture)
 
@@ -52,7 +60,13 @@ ha: build ## Kill the leader of a Postgres cluster of three while devices are as
 	-@deploy/setup ha
 	@DEVICES=$(ha_devices) bin/ha
 
-bench: setup ## Run the benchmarks
+bench: build ## Measure against bounds of the same run, under five minutes (BENCH=line for one); report in var/bench
+	@bin/bench
+
+bench-long: build ## The same with the long ones: 50,000 devices, a thousand token chips, a million rows
+	@bin/bench --long
+
+microbench: setup ## Run the packages' own Go benchmarks
 	go test -run '^$$' -bench . ./...
 
 lint: ## Check format, vet, staticcheck, generated code and imports

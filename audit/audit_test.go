@@ -392,6 +392,7 @@ func FuzzParseEvent(f *testing.F) {
 	})
 }
 
+// FuzzParseHead reads heads, unsigned and signed by the audit key.
 func FuzzParseHead(f *testing.F) {
 	key, sign := signer(f, "audit")
 	payload, err := audit.Head{Realm: identity.Development, Seq: 1, At: time.Unix(1_700_000_000, 0)}.Payload()
@@ -404,10 +405,26 @@ func FuzzParseHead(f *testing.F) {
 	}
 	f.Add(raw)
 	f.Add(raw[:len(raw)-1])
+	f.Add(payload)
+	f.Add(payload[:len(payload)-1])
 	f.Add(binary.BigEndian.AppendUint64(nil, 1))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if h, err := audit.ParseHead(b, key); err == nil && h.Seq != 1 {
+		switch h, err := audit.ParseHead(b, key); {
+		case err == nil && (h.Seq != 1 || string(b) != string(raw)):
 			t.Fatalf("accepted a head of entry %d, which was never signed: %x", h.Seq, b)
+		case err != nil && !errors.Is(err, statement.ErrForm) && !errors.Is(err, statement.ErrSignature):
+			t.Fatalf("unsigned, and refused for something else: %v", err)
+		}
+		signed, err := sign(t.Context(), b)
+		if err != nil {
+			return
+		}
+		h, err := audit.ParseHead(signed, key)
+		if err != nil {
+			return
+		}
+		if again, err := h.Payload(); err != nil || string(again) != string(b) {
+			t.Fatalf("%x was read as %+v, which encodes to %x, %v", b, h, again, err)
 		}
 	})
 }

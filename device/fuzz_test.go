@@ -1,7 +1,10 @@
 package device_test
 
 import (
+	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/devicekeys/devicekeys/device"
@@ -12,9 +15,47 @@ import (
 	"github.com/devicekeys/devicekeys/keypackage"
 )
 
-// inMemory makes a shipped device that leaves nothing behind.
-func inMemory(f testing.TB) (*device.Device, *flash.Image, chiptest.Assembly, device.Accepted) {
-	c, err := chip.NewSoftware(identity.Development, 32, "")
+// made is a device with all it was given.
+type made struct {
+	Chip                                  string // the chip's file
+	Certificate, Backup, Package, Content []byte
+	Modules                               []byte
+}
+
+// sharedDevice names the file of the device that a fuzzer's processes share:
+// each runs the target from its beginning, and where each made a device of its
+// own, the seeds of one would be nothing to the other.
+const sharedDevice = "DEVICEKEYS_FUZZ_DEVICE"
+
+// shared gives a device that left the line, and what it was made of. It
+// ends with the target.
+func shared(f *testing.F) (*device.Device, *flash.Image, made) {
+	f.Helper()
+	path := os.Getenv(sharedDevice)
+	if path == "" {
+		dir := f.TempDir()
+		path = filepath.Join(dir, "made")
+		b, err := json.Marshal(build(f, filepath.Join(dir, "chip")))
+		must(f, err)
+		must(f, os.WriteFile(path, b, 0o600))
+		f.Setenv(sharedDevice, path)
+	}
+	var m made
+	b, err := os.ReadFile(path)
+	must(f, err)
+	must(f, json.Unmarshal(b, &m))
+	c, err := chip.OpenSoftware(m.Chip)
+	must(f, err)
+	image := flash.NewMemory()
+	must(f, image.WriteIdentity(m.Content))
+	d, err := device.Open(f.Context(), device.Config{Chip: c, Flash: image})
+	must(f, err)
+	return d, image, m
+}
+
+func build(f testing.TB, path string) made {
+	f.Helper()
+	c, err := chip.NewSoftware(identity.Development, 32, path)
 	must(f, err)
 	image := flash.NewMemory()
 	d, err := device.Open(f.Context(), device.Config{Chip: c, Flash: image})
@@ -26,19 +67,38 @@ func inMemory(f testing.TB) (*device.Device, *flash.Image, chiptest.Assembly, de
 	a := spp.Assemble(f, m1, chiptest.Order{Items: chiptest.Everything()})
 	accepted, err := d.Accept(f.Context(), a.Package, nil)
 	must(f, err)
-	return d, image, a, accepted
+	m := made{Chip: path, Certificate: a.Certificate.Bytes(), Backup: accepted.Backup, Package: a.Package}
+	content, err := image.Identity()
+	must(f, err)
+	m.Content = append(m.Content, content...)
+	must(f, d.LoadModules(f.Context(), []device.Module{}))
+	modules, err := image.Modules()
+	must(f, err)
+	m.Modules = append(m.Modules, modules...)
+	return m
+}
+
+// changed gives b with one bit another.
+func changed(b []byte, at int) []byte {
+	out := append([]byte(nil), b...)
+	out[at] ^= 1
+	return out
 }
 
 // FuzzRestore gives a device any certificate and backup: it takes its own, and
 // refuses the rest.
 func FuzzRestore(f *testing.F) {
-	d, _, a, accepted := inMemory(f)
-	f.Add(a.Certificate.Bytes(), accepted.Backup)
-	f.Add(a.Certificate.Bytes(), accepted.Backup[:60])
+	d, _, m := shared(f)
+	f.Add(m.Certificate, m.Backup)
+	f.Add(m.Certificate, m.Backup[:60])
+	f.Add(m.Certificate, changed(m.Backup, len(m.Backup)-1))
+	f.Add(m.Certificate, changed(m.Backup, 30)) // in its manifest
+	f.Add(m.Certificate, m.Package)
+	f.Add(changed(m.Certificate, 60), m.Backup)
 	f.Add([]byte{}, keypackage.BackupCode[:])
 	f.Fuzz(func(t *testing.T, certificate, backup []byte) {
 		err := d.Restore(t.Context(), certificate, backup)
-		own := string(certificate) == string(a.Certificate.Bytes()) && string(backup) == string(accepted.Backup)
+		own := string(certificate) == string(m.Certificate) && string(backup) == string(m.Backup)
 		var r *device.Refusal
 		if own != (err == nil) || !own && !errors.As(err, &r) {
 			t.Errorf("restored: %v", err)
@@ -48,9 +108,11 @@ func FuzzRestore(f *testing.F) {
 
 // FuzzAccept gives a device any package: it answers no hello, so all are refused.
 func FuzzAccept(f *testing.F) {
-	d, _, a, _ := inMemory(f)
-	f.Add(a.Package, []byte(nil))
-	f.Add(a.Package[:100], a.Certificate.Bytes())
+	d, _, m := shared(f)
+	f.Add(m.Package, []byte(nil))
+	f.Add(m.Package[:100], m.Certificate)
+	f.Add(changed(m.Package, 30), []byte(nil))
+	f.Add(m.Backup, []byte(nil))
 	f.Fuzz(func(t *testing.T, pkg, unlock []byte) {
 		var r *device.Refusal
 		if _, err := d.Accept(t.Context(), pkg, unlock); !errors.As(err, &r) {
@@ -61,22 +123,22 @@ func FuzzAccept(f *testing.F) {
 
 // FuzzFlash boots from any content of flash, and lists any modules.
 func FuzzFlash(f *testing.F) {
-	d, image, _, _ := inMemory(f)
-	content, err := image.Identity()
-	must(f, err)
-	content = append([]byte(nil), content...)
-	must(f, d.LoadModules(f.Context(), []device.Module{}))
-	modules, err := image.Modules()
-	must(f, err)
-	f.Add(content, append([]byte(nil), modules...))
+	d, image, m := shared(f)
+	f.Add(m.Content, m.Modules)
+	f.Add(changed(m.Content, len(m.Content)-1), m.Modules[:len(m.Modules)-1])
+	f.Add(m.Content[:len(m.Content)/2], m.Modules)
 	f.Add([]byte{0x83}, []byte{})
 	f.Fuzz(func(t *testing.T, identity, modules []byte) {
 		if len(identity) == 0 || image.WriteIdentity(identity) != nil || image.WriteModules(modules) != nil {
 			return
 		}
 		var r *device.Refusal
-		if _, err := d.Boot(t.Context()); (err == nil) != (string(identity) == string(content)) || err != nil && !errors.As(err, &r) {
+		if _, err := d.Boot(t.Context()); (err == nil) != (string(identity) == string(m.Content)) || err != nil && !errors.As(err, &r) {
 			t.Errorf("booted: %v", err)
+		}
+		certificate, backup, err := d.Stored(t.Context())
+		if err == nil && len(certificate)+len(backup) > len(identity) {
+			t.Errorf("of %d bytes %d and %d are read", len(identity), len(certificate), len(backup))
 		}
 		_, _ = d.Status(t.Context()) // malformed modules are an error, never a panic
 	})

@@ -253,31 +253,3 @@ func TestUnlock(t *testing.T) {
 		t.Error("an unlock to the first generation was signed")
 	}
 }
-
-func FuzzParseCertificate(f *testing.F) {
-	s := newGoldenSigner(f)
-	c := goldenClaims(f)
-	claims, err := c.Encode()
-	if err != nil {
-		f.Fatal(err)
-	}
-	cert, err := identity.SignCertificate(f.Context(), s, claims)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(cert.Bytes())
-	f.Add(claims)
-	l := identity.NewLayout(s.Public(), len(c.Subject.URN()), c.ChipID.Len())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, slow := identity.ParseCertificate(b, s.Public())
-		rom := l.Verify(b, s.Public(), c.ChipID, c.Realm)
-		if (slow == nil) != (rom == nil) {
-			t.Fatalf("the parser says %v, the ROM says %v", slow, rom)
-		}
-		if got, err := identity.ParseClaims(b); err == nil {
-			if again, err := got.Encode(); err != nil || !bytes.Equal(again, b) {
-				t.Fatalf("claims read and written again differ: %v", err)
-			}
-		}
-	})
-}

@@ -169,19 +169,3 @@ func TestPublicKey(t *testing.T) {
 		}
 	}
 }
-
-func FuzzOpen(f *testing.F) {
-	s := newSigner(f)
-	raw, err := statement.Sign(f.Context(), s, statement.Unlock, []byte("payload"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(raw)
-	f.Add([]byte{0xd2, 0x84})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := statement.Open(b, statement.Unlock, s.Public(), statement.MaxSize); err == nil && !bytes.Equal(b, raw) {
-			// Only who has the key can make another one.
-			t.Fatalf("opened a statement nobody signed: %x", b)
-		}
-	})
-}

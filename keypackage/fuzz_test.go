@@ -1,0 +1,292 @@
+package keypackage_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"encoding/asn1"
+	"errors"
+	"math/big"
+	"strings"
+	"testing"
+
+	"github.com/devicekeys/devicekeys/detcbor"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// fixedSigner has one key and signs as RFC 6979 says: the fuzzer's processes
+// each make their own, and what one signs the other must take.
+type fixedSigner struct{ key *ecdsa.PrivateKey }
+
+func newFixedSigner(t testing.TB) fixedSigner {
+	t.Helper()
+	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), sequence(1, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fixedSigner{k}
+}
+
+func (s fixedSigner) Public() statement.PublicKey {
+	k, _ := statement.FromECDSA(&s.key.PublicKey)
+	return k
+}
+
+func (s fixedSigner) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
+	der, err := s.key.Sign(nil, digest, crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	var sig struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &sig); err != nil {
+		return nil, err
+	}
+	return append(sig.R.FillBytes(make([]byte, 32)), sig.S.FillBytes(make([]byte, 32))...), nil
+}
+
+// near adds an artefact and some that miss by a little.
+func near(f *testing.F, b []byte) {
+	f.Add(b)
+	f.Add(b[:len(b)-1])
+	f.Add(append(bytes.Clone(b), 0))
+	f.Add(b[:len(b)/2])
+	other := bytes.Clone(b)
+	other[len(b)/2] ^= 1
+	f.Add(other)
+	f.Add([]byte{})
+}
+
+// same fails where what was read is not written as it was.
+func same(t *testing.T, what string, b, again []byte, err error) {
+	t.Helper()
+	if err != nil || !bytes.Equal(again, b) {
+		t.Fatalf("%s\n%x\nreads, and is written as\n%x, %v", what, b, again, err)
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	fx := newFixture(f)
+	raw, err := fx.manifest.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	near(f, raw)
+	one := fx.manifest
+	one.Entries = one.Entries[:1]
+	if raw, err = one.Encode(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := keypackage.ParseManifest(b)
+		if err != nil {
+			quiet(t, err, b)
+			return
+		}
+		again, err := m.Encode()
+		same(t, "a manifest", b, again, err)
+		if n := len(m.Entries); n == 0 || n > keypackage.MaxEntries || len(b) > keypackage.MaxManifest {
+			t.Fatalf("%d entries in %d bytes", n, len(b))
+		}
+		clear := 0
+		for _, e := range m.Entries {
+			if e.Form() == keypackage.FormClear {
+				clear++
+			}
+		}
+		if len(m.Wrapped())+len(m.Secrets())+clear != len(m.Entries) {
+			t.Fatalf("of %d entries %d travel wrapped, %d as secrets, %d in clear", len(m.Entries), len(m.Wrapped()), len(m.Secrets()), clear)
+		}
+		if i, ok := m.Proving(); ok && m.Entries[i].Algorithm != keypackage.HMACSHA256 {
+			t.Fatalf("entry %d can prove nothing", i)
+		}
+	})
+}
+
+// quiet fails where an error repeats a chip ID: every manifest and hello of the
+// seeds has the fixture's.
+func quiet(t *testing.T, err error, b []byte) {
+	t.Helper()
+	id := sequence(0x10, 16)
+	if bytes.Contains(b, id) && strings.Contains(err.Error(), string(id)) {
+		t.Fatalf("the error has the chip ID: %v", err)
+	}
+}
+
+func FuzzHello(f *testing.F) {
+	fx := newFixture(f)
+	raw, err := fx.hello.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	near(f, raw)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := keypackage.ParseHello(b)
+		if err != nil {
+			quiet(t, err, b)
+			return
+		}
+		again, err := h.Encode()
+		same(t, "a hello", b, again, err)
+		if len(b) > keypackage.MaxHello || h.ChipID.IsZero() || h.Point.IsZero() {
+			t.Fatalf("a hello of %d bytes: %+v", len(b), h)
+		}
+	})
+}
+
+// codes: a package of one sort is never one of the other, and the error says so.
+func codes(t *testing.T, b []byte, code, other keypackage.Code, err error) {
+	t.Helper()
+	if errors.Is(err, keypackage.ErrCode) && bytes.HasPrefix(b, code[:]) || err == nil && !bytes.HasPrefix(b, code[:]) {
+		t.Fatalf("code %x: %v", b[:min(8, len(b))], err)
+	}
+	if bytes.HasPrefix(b, other[:]) && len(b) <= keypackage.MaxPackage && !errors.Is(err, keypackage.ErrCode) {
+		t.Fatalf("a package of the other sort: %v", err)
+	}
+	if len(b) > keypackage.MaxPackage && !errors.Is(err, detcbor.ErrTooLarge) {
+		t.Fatalf("a package of %d bytes: %v", len(b), err)
+	}
+}
+
+func FuzzDataPackage(f *testing.F) {
+	fx := newFixture(f)
+	raw, err := fx.data.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	near(f, raw)
+	fx.data.Secrets = nil
+	if raw, err = fx.data.Encode(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add(fx.backup)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := keypackage.ParseDataPackage(b)
+		codes(t, b, keypackage.DataCode, keypackage.BackupCode, err)
+		if err != nil {
+			return
+		}
+		again, err := p.Encode()
+		same(t, "a data package", b, again, err)
+		if len(p.Certificate) > identity.MaxCertificate {
+			t.Fatalf("a certificate of %d bytes", len(p.Certificate))
+		}
+	})
+}
+
+func FuzzBackup(f *testing.F) {
+	fx := newFixture(f)
+	near(f, fx.backup)
+	data, err := fx.data.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := keypackage.ParseBackup(b)
+		codes(t, b, keypackage.BackupCode, keypackage.DataCode, err)
+		if err != nil {
+			return
+		}
+		again, err := p.Encode()
+		same(t, "a backup", b, again, err)
+	})
+}
+
+// FuzzContents reads what a package decrypts to: whoever knows no key of the
+// device can't choose it, but whoever made it may have erred.
+func FuzzContents(f *testing.F) {
+	fx := newFixture(f)
+	plain, err := fx.contents.Encode(fx.manifest)
+	if err != nil {
+		f.Fatal(err)
+	}
+	near(f, plain)
+	secrets, err := keypackage.EncodeSecrets(fx.secrets)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(secrets)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := keypackage.ParseContents(b, fx.manifest)
+		if err == nil {
+			again, err := c.Encode(fx.manifest)
+			same(t, "contents", b, again, err)
+		} else if strings.Contains(err.Error(), string(fx.secrets[0].Value)) {
+			t.Fatalf("the error has the secret: %v", err)
+		}
+		s, err := keypackage.ParseSecrets(b, fx.manifest)
+		switch {
+		case err == nil:
+			again, err := keypackage.EncodeSecrets(s)
+			same(t, "secrets", b, again, err)
+			if !bytes.Equal(b, secrets) {
+				t.Fatalf("%x passes for the secret that the manifest vouches for", b)
+			}
+		case strings.Contains(err.Error(), string(fx.secrets[0].Value)):
+			t.Fatalf("the error has the secret: %v", err)
+		}
+	})
+}
+
+func FuzzSealed(f *testing.F) {
+	fx := newFixture(f)
+	near(f, fx.data.Secrets.Encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		const limit = 1 << 10
+		s, err := keypackage.ParseSealed(b, limit)
+		if err != nil {
+			return
+		}
+		same(t, "a sealed structure", b, s.Encode(), nil)
+		if len(b) > limit || len(s.Ciphertext) < keypackage.TagSize {
+			t.Fatalf("%d bytes, %d of ciphertext", len(b), len(s.Ciphertext))
+		}
+	})
+}
+
+// FuzzDeliveryList reads lists that the chip maker signed, and ones nobody did.
+func FuzzDeliveryList(f *testing.F) {
+	s := newFixedSigner(f)
+	l := keypackage.DeliveryList{Realm: identity.Development, Maker: "Chipworks", Lot: "2026-47"}
+	for i := range 3 {
+		_, p := point(f, sequence(byte(0x10*i+1), 32))
+		l.Chips = append(l.Chips, keypackage.DeliveredChip{Record: identity.RecordID{byte(i)}, Attestation: p})
+	}
+	raw, err := keypackage.SignDeliveryList(f.Context(), s, l)
+	if err != nil {
+		f.Fatal(err)
+	}
+	near(f, raw)
+	payload, err := statement.Open(raw, statement.DeliveryList, s.Public(), keypackage.MaxDeliveryList)
+	if err != nil {
+		f.Fatal(err)
+	}
+	near(f, payload)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := keypackage.ParseDeliveryList(b, s.Public()); err == nil && !bytes.Equal(b, raw) {
+			// What the fuzzer signed below never comes back as an input.
+			t.Fatalf("a list that nobody signed: %x", b)
+		} else if err != nil && !errors.Is(err, statement.ErrForm) && !errors.Is(err, statement.ErrSignature) {
+			t.Fatalf("unsigned, and refused for something else: %v", err)
+		}
+		if len(b) == 0 {
+			return
+		}
+		signed, err := statement.Sign(t.Context(), s, statement.DeliveryList, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := keypackage.ParseDeliveryList(signed, s.Public())
+		if err != nil {
+			return
+		}
+		again, err := keypackage.SignDeliveryList(t.Context(), s, got)
+		same(t, "a delivery list", signed, again, err)
+	})
+}
