@@ -15,6 +15,14 @@ func negotiate(r *http.Request) (media string, ok bool) {
 	if len(lines) == 0 {
 		return MediaCBOR, true
 	}
+	if len(lines) == 1 { // what nearly all say, without the work of reading it
+		switch lines[0] {
+		case MediaCBOR, "*/*":
+			return MediaCBOR, true
+		case MediaJSON:
+			return MediaJSON, true
+		}
+	}
 	qCBOR, qJSON := quality(lines, MediaCBOR), quality(lines, MediaJSON)
 	switch {
 	case qCBOR == 0 && qJSON == 0:

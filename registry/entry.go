@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"math"
 
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/identity"
@@ -55,19 +57,41 @@ func (e Entry) Encode() ([]byte, error) {
 	return b, nil
 }
 
+// entryItems is how many items an entry's array has.
+const entryItems = 7
+
+// entryOverhead is the most that an entry's encoding has beyond sealed record and statement, in bytes.
+const entryOverhead = 64
+
 func (e Entry) encode() []byte {
-	return detcbor.Must(entryWire{
-		Version: entryVersion, Realm: e.Realm, Type: e.Type, Record: e.Record[:], Generation: e.Generation,
-		Sealed: present(e.Sealed), Statement: present(e.Statement),
-	})
+	b := make([]byte, 0, entryOverhead+len(e.Sealed)+len(e.Statement))
+	b = e.appendKey(appendHead(b, majorArray, entryItems))
+	return appendBytes(appendBytes(b, e.Sealed), e.Statement)
 }
 
-// present makes an absent byte string an empty one: nil would encode as null.
-func present(b []byte) []byte {
-	if b == nil {
-		return []byte{}
+// appendKey appends what entry and leaf begin with: version, realm, type, record id, generation.
+func (e Entry) appendKey(b []byte) []byte {
+	b = appendHead(appendHead(appendHead(b, majorUint, entryVersion), majorUint, uint64(e.Realm)), majorUint, uint64(e.Type))
+	return appendHead(appendBytes(b, e.Record[:]), majorUint, uint64(e.Generation))
+}
+
+// readEntry reads the usual case of an entry's encoding; what it gives for another is not ok.
+func readEntry(b []byte) (e Entry, ok bool) {
+	c := cursor{rest: b}
+	if len(b) > MaxEntry || c.array() != entryItems || c.uint(entryVersion) != entryVersion {
+		return Entry{}, false
 	}
-	return b
+	e.Realm, e.Type = identity.Realm(c.uint(math.MaxUint8)), EntryType(c.uint(math.MaxUint8))
+	record := c.bytes()
+	e.Generation = identity.Generation(c.uint(uint64(identity.MaxGeneration)))
+	sealed, statement := c.bytes(), c.bytes()
+	if !c.done() || len(record) != len(e.Record) {
+		return Entry{}, false
+	}
+	e.Record = identity.RecordID(record)
+	// The caller may go on to use b for something else.
+	e.Sealed, e.Statement = absent(bytes.Clone(sealed)), absent(bytes.Clone(statement))
+	return e, true
 }
 
 // ParseEntry reads the one encoding of an entry and checks its form: realm,
@@ -75,6 +99,18 @@ func present(b []byte) []byte {
 // statement where it has not. Whether the record opens and the statement holds
 // is asked by Open and CheckStatement.
 func ParseEntry(b []byte) (Entry, error) {
+	e, ok := readEntry(b)
+	if !ok {
+		return parseOddEntry(b)
+	}
+	if err := e.check(); err != nil {
+		return Entry{}, fmt.Errorf("read registry entry: %w", err)
+	}
+	return e, nil
+}
+
+// parseOddEntry is ParseEntry of what readEntry doesn't take: it says what is wrong.
+func parseOddEntry(b []byte) (Entry, error) {
 	var w entryWire
 	if err := detcbor.Unmarshal(b, &w, MaxEntry); err != nil {
 		return Entry{}, fmt.Errorf("read registry entry: %w", err)
@@ -113,6 +149,9 @@ func (e Entry) check() error {
 		if len(e.Statement) != 0 {
 			return fmt.Errorf("a %s entry carries no statement", e.Type)
 		}
+		if wellSealed(e.Sealed) {
+			return nil
+		}
 		if _, err := keypackage.ParseSealed(e.Sealed, MaxEntry); err != nil {
 			return fmt.Errorf("sealed record: %w", err)
 		}
@@ -127,6 +166,22 @@ func (e Entry) check() error {
 		return fmt.Errorf("statement of %d bytes, at most %d are allowed", len(e.Statement), MaxStatement)
 	}
 	return nil
+}
+
+// sealedHead is what every sealed record begins with: all before the nonce.
+var sealedHead = func() []byte {
+	s := keypackage.Sealed{Ciphertext: make([]byte, keypackage.TagSize)}.Encode()
+	return s[:len(s)-keypackage.TagSize-1-keypackage.NonceSize]
+}()
+
+// wellSealed reports whether keypackage.ParseSealed takes a sealed record, without making one of it. It may say no
+// where that would say yes, and never the other way round.
+func wellSealed(b []byte) bool {
+	if len(b) > MaxEntry || !bytes.HasPrefix(b, sealedHead) || len(b) < len(sealedHead)+keypackage.NonceSize {
+		return false
+	}
+	c := cursor{rest: b[len(sealedHead)+keypackage.NonceSize:]}
+	return len(c.bytes()) >= keypackage.TagSize && c.done()
 }
 
 // checkHead checks what is bound to the sealed record and stands in the leaf.
@@ -151,8 +206,14 @@ func (e Entry) Leaf() []byte { return e.LeafOver(sha256.Sum256(e.Sealed)) }
 // LeafOver gives the leaf of an entry of which only the hash of the sealed
 // record is at hand: one whose record was erased.
 func (e Entry) LeafOver(sealed [sha256.Size]byte) []byte {
-	return detcbor.Array(entryVersion, e.Realm, e.Type, e.Record[:], e.Generation, sealed[:])
+	b := e.appendKey(appendHead(make([]byte, 0, maxLeaf), majorArray, leafItems))
+	return appendBytes(b, sealed[:])
 }
+
+const (
+	leafItems = 6
+	maxLeaf   = 96 // bytes
+)
 
 // LeafHash gives SHA-256(0x00 ‖ leaf), the leaf's hash in a Merkle tree
 // (RFC 6962 §2.1).
@@ -160,7 +221,7 @@ func (e Entry) LeafHash() [sha256.Size]byte { return HashLeaf(e.Leaf()) }
 
 // HashLeaf gives SHA-256(0x00 ‖ leaf).
 func HashLeaf(leaf []byte) [sha256.Size]byte {
-	return sha256.Sum256(append([]byte{0}, leaf...))
+	return sha256.Sum256(append(make([]byte, 1, 1+maxLeaf), leaf...))
 }
 
 // Equal reports whether both are the same entry, byte for byte.

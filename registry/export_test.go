@@ -12,6 +12,19 @@ import (
 // SealContext gives the external associated data of an entry's sealed record.
 func SealContext(e Entry) []byte { return e.sealContext() }
 
+// The two ways to read, and what is checked after each.
+var (
+	ReadEntry          = readEntry
+	ParseOddEntry      = parseOddEntry
+	Check              = Entry.check
+	ReadSubmission     = readSubmission
+	ParseOddSubmission = parseOddSubmission
+	WellSealed         = wellSealed
+)
+
+// Check checks a submission's form.
+func (s Submission) Check() error { return s.check() }
+
 // ParseLookup reads the question of a batch lookup.
 func ParseLookup(raw []byte) ([]identity.RecordID, error) {
 	ids, _, err := parseLookup(raw)
@@ -25,6 +38,9 @@ func ParseBatch(raw []byte) (map[identity.RecordID]Stored, []identity.RecordID, 
 
 // Quality gives the weight of a media type in Accept lines.
 var Quality = quality
+
+// Asked is what a request asks for, at a glance.
+var Asked = asked
 
 // Routes gives method and path of each route.
 func Routes() [][2]string {

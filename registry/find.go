@@ -11,20 +11,26 @@ import (
 	"github.com/devicekeys/devicekeys/identity"
 )
 
-func (h *Handler) serveNewest(w http.ResponseWriter, r *http.Request) { h.serveEntry(w, r, 0) }
-
-func (h *Handler) serveGeneration(w http.ResponseWriter, r *http.Request) {
-	s := r.PathValue("generation")
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || n == 0 || strconv.FormatUint(n, 10) != s {
-		problemBadRequest.write(w, fmt.Sprintf("generation %.20q: a number from 1 to %d without leading zeros is expected", s, identity.MaxGeneration))
-		return
-	}
-	h.serveEntry(w, r, identity.Generation(n))
+func (h *Handler) serveNewest(w http.ResponseWriter, r *http.Request) {
+	h.serveRecord(w, r, r.PathValue("record"), "")
 }
 
-func (h *Handler) serveEntry(w http.ResponseWriter, r *http.Request, g identity.Generation) {
-	id, err := identity.ParseRecordID(r.PathValue("record"))
+func (h *Handler) serveGeneration(w http.ResponseWriter, r *http.Request) {
+	h.serveRecord(w, r, r.PathValue("record"), r.PathValue("generation"))
+}
+
+// serveRecord answers a GET of a record's newest entry, or of the generation that is named.
+func (h *Handler) serveRecord(w http.ResponseWriter, r *http.Request, record, generation string) {
+	var g identity.Generation
+	if generation != "" {
+		n, err := strconv.ParseUint(generation, 10, 32)
+		if err != nil || n == 0 || strconv.FormatUint(n, 10) != generation {
+			problemBadRequest.write(w, fmt.Sprintf("generation %.20q: a number from 1 to %d without leading zeros is expected", generation, identity.MaxGeneration))
+			return
+		}
+		g = identity.Generation(n)
+	}
+	id, err := identity.ParseRecordID(record)
 	if err != nil {
 		problemBadRequest.write(w, err.Error())
 		return
@@ -41,7 +47,7 @@ func (h *Handler) serveEntry(w http.ResponseWriter, r *http.Request, g identity.
 		a = h.missing.get(key, now)
 	}
 	if a != nil {
-		h.metrics.cache.WithLabelValues("hit").Inc()
+		h.metrics.hit().Inc()
 		a.write(w, r, now)
 		return
 	}

@@ -1,13 +1,25 @@
 package registry_test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/registry/registrytest"
+	"github.com/devicekeys/devicekeys/statement"
 )
 
 // What is read has one encoding, and reading never panics.
@@ -40,10 +52,20 @@ func FuzzSubmission(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		s, _, err := registry.UnverifiedSubmission(raw)
 		if err != nil {
+			if _, err := registry.ParseSubmission(raw, key.Public()); err == nil {
+				t.Fatal("a submission reads with its key and not without")
+			}
 			return
 		}
-		if _, err := s.Encode(); err != nil {
-			t.Fatalf("a submission that was read does not encode: %v", err)
+		payload, _, err := statement.Unverified(raw, statement.Submission, registry.MaxSubmission)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := s.Encode(); err != nil || !bytes.Equal(again, payload) {
+			t.Fatalf("a submission of %d bytes that was read encodes to %d: %v", len(payload), len(again), err)
+		}
+		if len(s.Entries) > registry.MaxSubmissionEntries || len(s.Submitter) > registry.MaxSubmitter {
+			t.Fatalf("%d entries by %q", len(s.Entries), s.Submitter)
 		}
 		for _, e := range s.Entries {
 			_, _ = registry.ParseEntry(e)
@@ -87,8 +109,12 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sealed []byte) {
 		c := e
 		c.Sealed = sealed
-		if _, err := registry.Open(chip, c); err == nil && !bytes.Equal(sealed, e.Sealed) {
-			t.Fatalf("a sealed record of %d bytes opened that was never sealed", len(sealed))
+		_, err := registry.Open(chip, c)
+		if (err == nil) != bytes.Equal(sealed, e.Sealed) {
+			t.Fatalf("a sealed record of %d bytes that was never sealed, or the one that was: %v", len(sealed), err)
+		}
+		if err != nil && !errors.Is(err, registry.ErrSealed) {
+			t.Fatalf("refused with another error: %v", err)
 		}
 	})
 }
@@ -115,6 +141,174 @@ func FuzzBatch(f *testing.F) {
 		found, missing, err := registry.ParseBatch(raw)
 		if err == nil && len(found)+len(missing) > registry.MaxBatch {
 			t.Fatalf("a batch of %d", len(found)+len(missing))
+		}
+	})
+}
+
+// shelf is a source in memory.
+type shelf []registry.Entry
+
+func (s shelf) Newest(_ context.Context, ids []identity.RecordID) (map[identity.RecordID]registry.Stored, error) {
+	found := map[identity.RecordID]registry.Stored{}
+	for i, e := range s {
+		if slices.Contains(ids, e.Record) && found[e.Record].Entry.Generation <= e.Generation {
+			found[e.Record] = registry.Stored{Entry: e, Sequence: int64(i), LeafHash: e.LeafHash()}
+		}
+	}
+	return found, nil
+}
+
+func (s shelf) At(_ context.Context, id identity.RecordID, g identity.Generation) (registry.Stored, error) {
+	found := registry.Stored{}
+	for i, e := range s {
+		if e.Record != id || e.Generation != g {
+			continue
+		}
+		if e.Type == registry.Erase {
+			return registry.Stored{}, registry.ErrErased
+		}
+		if e.Type.HasRecord() {
+			found = registry.Stored{Entry: e, Sequence: int64(i), LeafHash: e.LeafHash()}
+		}
+	}
+	if found.Entry.Generation == 0 {
+		return registry.Stored{}, registry.ErrNotFound
+	}
+	return found, nil
+}
+
+func (s shelf) Check(context.Context) error { return nil }
+
+// FuzzHTTP sends the handler any request that net/http reads: whatever the
+// method, the path, the header and the body, the answer is an entry, one of the
+// problems that the OpenAPI description names, or nothing new, and never the
+// server's fault.
+func FuzzHTTP(f *testing.F) {
+	rom := registrytest.ROM(f)
+	entries := shelf{
+		registrytest.Entry(f, 1, 1), registrytest.Entry(f, 2, 1), registrytest.Entry(f, 1, 2),
+		registrytest.End(f, 1, 2, registry.Scrap, rom), registrytest.Entry(f, 3, 1), registrytest.End(f, 3, 1, registry.Erase, rom),
+	}
+	h, err := registry.NewHandler(entries, registry.HandlerOptions{Log: slog.New(slog.DiscardHandler), Rate: 1e9, Burst: 1e9})
+	if err != nil {
+		f.Fatal(err)
+	}
+	one, erased := entries[0].Record.String(), registrytest.Chip(f, 3).RecordID().String()
+	lookup := `{"records":["` + one + `","` + erased + `"]}`
+	for _, s := range []string{
+		"GET /records/" + one + " HTTP/1.1\r\nHost: r\r\n\r\n",
+		"HEAD /records/" + one + "/1 HTTP/1.1\r\nHost: r\r\nAccept: application/json;q=0.5, */*;q=0.1\r\n\r\n",
+		"GET /records/" + erased + "/1 HTTP/1.1\r\nHost: r\r\nIf-None-Match: *\r\n\r\n",
+		"GET /records/" + one[1:] + "/01 HTTP/1.0\r\n\r\n",
+		"GET /records//" + one + "/../x HTTP/1.1\r\nHost: r\r\n\r\n",
+		"GET /records/%2e%2e/" + strings.ToUpper(one) + "?a=b HTTP/1.1\r\nHost: r\r\nRange: bytes=0-1\r\n\r\n",
+		"POST /records:lookup HTTP/1.1\r\nHost: r\r\nContent-Type: application/json\r\nContent-Length: " + fmt.Sprint(len(lookup)) + "\r\n\r\n" + lookup,
+		"POST /records:lookup HTTP/1.1\r\nHost: r\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n\r\n",
+		"OPTIONS * HTTP/1.1\r\nHost: r\r\n\r\n", "CONNECT r:80 HTTP/1.1\r\nHost: r\r\n\r\n", "DELETE /healthz HTTP/1.1\r\nHost: r\r\nX-Forwarded-For: ::1, x\r\n\r\n",
+		"GET /openapi.json HTTP/1.1\r\nHost: r\r\nAccept-Encoding: gzip\r\n\r\n", "GET http://r/healthz HTTP/1.1\r\nHost: r\r\n\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	problems := registry.ProblemKinds()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+		if err != nil {
+			return // the server never sees it
+		}
+		if r.RequestURI == "*" {
+			return // net/http answers that itself
+		}
+		r.RemoteAddr = "192.0.2.1:1"
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		switch media, _, _ := strings.Cut(w.Header().Get("Content-Type"), ";"); {
+		case w.Code >= 500:
+			t.Fatalf("%d: %s", w.Code, w.Body)
+		case w.Code == http.StatusNotModified:
+			if w.Body.Len() != 0 {
+				t.Fatalf("%d with %d bytes", w.Code, w.Body.Len())
+			}
+		case w.Code >= 400:
+			var p registry.Problem
+			if media != registry.MediaProblem || json.Unmarshal(w.Body.Bytes(), &p) != nil || p.Status != w.Code || p.Next == "" {
+				t.Fatalf("%d, %q: %q", w.Code, media, w.Body)
+			}
+			if _, kind, _ := strings.Cut(p.Type, "/responses/"); problems[kind] != w.Code {
+				t.Fatalf("%d is not the code of problem %q", w.Code, p.Type)
+			}
+			if (w.Code == http.StatusMethodNotAllowed) != (w.Header().Get("Allow") != "") || len(p.Detail) > 1<<10 {
+				t.Fatalf("%d, Allow %q, detail of %d bytes", w.Code, w.Header().Get("Allow"), len(p.Detail))
+			}
+		case w.Code != http.StatusOK:
+			t.Fatalf("%d: %s", w.Code, w.Body)
+		case media == registry.MediaCBOR && r.Method == http.MethodGet:
+			e, err := registry.ParseEntry(w.Body.Bytes())
+			if err != nil || !strings.Contains(r.URL.Path, e.Record.String()) {
+				t.Fatalf("%s gives the entry of %s, %v", r.URL.Path, e.Record, err)
+			}
+		case media == registry.MediaCBOR && r.Method == http.MethodPost:
+			if _, _, err := registry.ParseBatch(w.Body.Bytes()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// answering gives every request the same answer.
+type answering struct{ response http.Response }
+
+func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.response.Request = r
+	return &a.response, nil
+}
+
+// FuzzAnswer gives the client any answer of a server: what it takes is about the
+// record it asked for, and what it refuses is not called missing or erased unless
+// the server's status said so.
+func FuzzAnswer(f *testing.F) {
+	e := registrytest.Entry(f, 1, 1)
+	batch, err := registry.Batch{Entries: []registry.Answer{{Sequence: 7, Entry: registrytest.Encode(f, e)}}}.EncodeCBOR()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(200, "application/cbor", "7", registrytest.Encode(f, e))
+	f.Add(200, "application/cbor", "-1", registrytest.Encode(f, registrytest.Entry(f, 2, 1)))
+	f.Add(200, "application/cbor", "", batch)
+	f.Add(200, "text/html", "", []byte("<html>"))
+	f.Add(404, registry.MediaProblem, "5", []byte(`{"type":"/openapi.json#/components/responses/not-found","status":404,"title":"there is no such record"}`))
+	f.Add(410, registry.MediaProblem, "99999999", []byte(`{"type":"/openapi.json#/components/responses/erased","status":410}`))
+	f.Add(503, "", "3", []byte{})
+	f.Fuzz(func(t *testing.T, status int, media, number string, body []byte) {
+		hc := &http.Client{Transport: answering{http.Response{StatusCode: status, Header: http.Header{
+			"Content-Type": {media}, registry.HeaderSequence: {number}, "Retry-After": {number}}, Body: io.NopCloser(bytes.NewReader(body))}}}
+		if status >= 300 && status < 400 {
+			return // Go's client's own business
+		}
+		c, err := registry.NewClient("http://registry.example", hc, registry.ClientOptions{Realm: e.Realm})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, served, err := c.Newest(t.Context(), e.Record)
+		judge := func(err error) {
+			if errors.Is(err, registry.ErrNotFound) && status != 404 || errors.Is(err, registry.ErrErased) && status != 410 {
+				t.Fatalf("status %d: %v", status, err)
+			}
+			var s *registry.StatusError
+			if errors.As(err, &s) && (s.Status != status || s.RetryAfter < 0 || len(s.Error()) > 8<<10) {
+				t.Fatalf("status %d: %v", status, err)
+			}
+		}
+		judge(err)
+		if err == nil && (got.Record != e.Record || got.Realm != e.Realm || status != 200 || served.Sequence < -1 || len(body) > registry.MaxEntry) {
+			t.Fatalf("status %d: record %s, %+v", status, got.Record, served)
+		}
+		hc.Transport = answering{http.Response{StatusCode: status, Header: http.Header{"Content-Type": {media}}, Body: io.NopCloser(bytes.NewReader(body))}}
+		many, err := c.Batch(t.Context(), []identity.RecordID{e.Record})
+		judge(err)
+		for id, one := range many {
+			if id != e.Record || one.Entry.Record != id || one.Served.Sequence < 0 {
+				t.Fatalf("record %s gives %+v", id, one.Served)
+			}
 		}
 	})
 }

@@ -587,3 +587,43 @@ func TestHandlerOptions(t *testing.T) {
 		}
 	}
 }
+
+// What is seen at a glance, the mux would route the same.
+func TestAsked(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	type answer struct{ record, generation string }
+	var got answer
+	routed := func(_ http.ResponseWriter, r *http.Request) {
+		got = answer{r.PathValue("record"), r.PathValue("generation")}
+	}
+	for _, r := range registry.Routes()[:2] {
+		mux.HandleFunc(r[0]+" "+r[1], routed)
+	}
+	id := strings.Repeat("0a", 32)
+	glanced := 0
+	for _, method := range []string{"GET", "HEAD", "POST"} {
+		for _, target := range []string{
+			"/records/" + id, "/records/" + id + "/1", "/records/" + id + "/x", "/records/" + id + "/", "/records/" + id + "//", "/records/" + id + "/1/",
+			"/records/" + id + "/1/2", "/records/" + id + "/..", "/records/" + id + "/%2e", "/records/" + id + "%2F1", "/records/" + id + "0", "/records/" + id[1:],
+			"/records/" + id[:30] + "/" + id[:33], "/records/" + id[:62] + "..", "/records/" + id + "?x=1", "/records//" + id, "/records:lookup", "/Records/" + id,
+			"/records/" + id[:63] + "%61", "/records/" + id + "/%31",
+		} {
+			r := httptest.NewRequestWithContext(t.Context(), method, target, nil)
+			record, generation, ok := registry.Asked(r)
+			if !ok {
+				continue
+			}
+			glanced++
+			got = answer{}
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, r)
+			if want := (answer{record, generation}); w.Code != http.StatusOK || got != want {
+				t.Errorf("%s %s: %+v at a glance, %+v by the mux, which says %d", method, target, want, got, w.Code)
+			}
+		}
+	}
+	if glanced < 3 {
+		t.Errorf("%d requests were seen at a glance", glanced)
+	}
+}

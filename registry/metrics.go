@@ -2,6 +2,9 @@ package registry
 
 import (
 	"net/http"
+	"strconv"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -12,6 +15,35 @@ type httpMetrics struct {
 	requests *prometheus.CounterVec   // route, code
 	seconds  *prometheus.HistogramVec // route
 	cache    *prometheus.CounterVec   // result: hit, shared, miss
+
+	none *routeMetrics // of requests that no route is for
+	hit  func() prometheus.Counter
+}
+
+// routeMetrics are those of one route. Finding a metric by its labels costs as much as the rest of a
+// cached answer, so each is found once, when it is first needed: a metric that nothing happened to
+// isn't there.
+type routeMetrics struct {
+	seconds func() prometheus.Observer
+	counter func(code int) prometheus.Counter
+	codes   sync.Map // status code → prometheus.Counter
+}
+
+func (m *httpMetrics) route(path string) *routeMetrics {
+	return &routeMetrics{
+		seconds: sync.OnceValue(func() prometheus.Observer { return m.seconds.WithLabelValues(path) }),
+		counter: func(code int) prometheus.Counter { return m.requests.WithLabelValues(path, strconv.Itoa(code)) },
+	}
+}
+
+// request gives the counter of a status code.
+func (m *routeMetrics) request(code int) prometheus.Counter {
+	if c, ok := m.codes.Load(code); ok {
+		return c.(prometheus.Counter)
+	}
+	c := m.counter(code)
+	m.codes.Store(code, c)
+	return c
 }
 
 func newHTTPMetrics(reg prometheus.Registerer, c *cache) *httpMetrics {
@@ -37,13 +69,22 @@ func newHTTPMetrics(reg prometheus.Registerer, c *cache) *httpMetrics {
 			Help: "Weight of the answers kept in memory, in bytes.",
 		}, func() float64 { return float64(c.bytes()) }))
 	}
+	m.none = m.route("none")
+	m.hit = sync.OnceValue(func() prometheus.Counter { return m.cache.WithLabelValues("hit") })
 	return m
 }
 
-// statusWriter remembers the status code.
+// statusWriter remembers what is counted when the answer is given.
 type statusWriter struct {
 	http.ResponseWriter
+	begin  time.Time
+	route  *routeMetrics
 	status int
+}
+
+func (w *statusWriter) count() {
+	w.route.request(w.code()).Inc()
+	w.route.seconds().Observe(time.Since(w.begin).Seconds())
 }
 
 func (w *statusWriter) WriteHeader(status int) {

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/devicekeys/devicekeys/detcbor"
@@ -86,6 +87,17 @@ func UnverifiedSubmission(raw []byte) (Submission, statement.KeyID, error) {
 }
 
 func parseSubmission(payload []byte) (Submission, error) {
+	if s, ok := readSubmission(payload); ok {
+		if err := s.check(); err != nil {
+			return Submission{}, fmt.Errorf("read submission: %w", err)
+		}
+		return s, nil
+	}
+	return parseOddSubmission(payload)
+}
+
+// parseOddSubmission is parseSubmission of what readSubmission doesn't take: it says what is wrong.
+func parseOddSubmission(payload []byte) (Submission, error) {
 	var w submissionWire
 	if err := detcbor.Unmarshal(payload, &w, MaxSubmission); err != nil {
 		return Submission{}, fmt.Errorf("read submission: %w", err)
@@ -98,6 +110,28 @@ func parseSubmission(payload []byte) (Submission, error) {
 		return Submission{}, fmt.Errorf("read submission: %w", err)
 	}
 	return s, nil
+}
+
+// submissionItems is how many items a submission's array has.
+const submissionItems = 4
+
+// readSubmission reads the usual case of a submission's encoding, whose parts the entries then are; what it gives for
+// another is not ok.
+func readSubmission(payload []byte) (s Submission, ok bool) {
+	c := cursor{rest: payload}
+	if len(payload) > MaxSubmission || c.array() != submissionItems || c.uint(submissionVersion) != submissionVersion {
+		return Submission{}, false
+	}
+	s.Realm, s.Submitter = identity.Realm(c.uint(math.MaxUint8)), c.text()
+	n := c.array()
+	if c.odd || n > MaxSubmissionEntries {
+		return Submission{}, false
+	}
+	s.Entries = make([][]byte, n)
+	for i := range s.Entries {
+		s.Entries[i] = c.bytes()
+	}
+	return s, c.done()
 }
 
 func (s Submission) check() error {

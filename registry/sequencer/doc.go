@@ -12,8 +12,8 @@
 //
 // The loop gathers what arrives within a few milliseconds, at most a thousand
 // entries, and commits it at once; what arrives meanwhile makes the next
-// batch. The sooner the disk, the smaller the batches, and nobody waits for a
-// timer under load.
+// batch. A hundred entries don't wait for more than is there already. The sooner
+// the disk, the smaller the batches, and nobody waits for a timer under load.
 //
 // An entry is acknowledged when it is durable, with its place in the registry.
 // Submitting the same bytes again gets the same answer, so a submitter that

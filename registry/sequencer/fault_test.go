@@ -423,19 +423,3 @@ func TestDatabaseKilled(t *testing.T) {
 		}
 	}
 }
-
-func FuzzInspect(f *testing.F) {
-	o := options(f)
-	f.Add(registrytest.Encode(f, registrytest.Entry(f, 1, 1)))
-	f.Add(registrytest.Encode(f, registrytest.End(f, 1, 1, registry.Scrap, registrytest.ROM(f))))
-	f.Add(registrytest.Encode(f, registrytest.End(f, 1, 1, registry.Scrap, submissionKey(f))))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if sequencer.Inspect(raw, o) != "" {
-			return
-		}
-		e, err := registry.ParseEntry(raw)
-		if err != nil || e.Realm != o.Realm {
-			t.Fatalf("taken: a %s entry of the %s realm, %v", e.Type, e.Realm, err)
-		}
-	})
-}

@@ -135,7 +135,7 @@ func (r *Reader) Range(ctx context.Context, from int64, limit int) ([]Row, error
 }
 
 // Size gives the number of entries.
-func (r *Reader) Size(ctx context.Context) (int64, error) { return (&Writer{r.db}).Head(ctx) }
+func (r *Reader) Size(ctx context.Context) (int64, error) { return readHead(ctx, r.db) }
 
 // Check implements registry.Source.
 func (r *Reader) Check(ctx context.Context) error {

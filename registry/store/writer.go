@@ -41,15 +41,20 @@ type Standing struct {
 }
 
 // Writer appends. There is one per registry, and one goroutine uses it at a time.
-type Writer struct{ db *sql.DB }
+type Writer struct {
+	db       *sql.DB
+	prepared *database.Statements
+}
 
 // NewWriter makes a writer that connects as the sequencer's role.
-func NewWriter(db *sql.DB) *Writer { return &Writer{db} }
+func NewWriter(db *sql.DB) *Writer { return &Writer{db, database.NewStatements(db)} }
 
 // Head gives the number of entries.
-func (w *Writer) Head(ctx context.Context) (int64, error) {
+func (w *Writer) Head(ctx context.Context) (int64, error) { return readHead(ctx, w.db) }
+
+func readHead(ctx context.Context, db *sql.DB) (int64, error) {
 	var size int64
-	if err := w.db.QueryRowContext(ctx, `select size from head where id = 1`).Scan(&size); err != nil {
+	if err := db.QueryRowContext(ctx, `select size from head where id = 1`).Scan(&size); err != nil {
 		return 0, fmt.Errorf("read the registry's head: %w", err)
 	}
 	return size, nil
@@ -75,7 +80,12 @@ func (w *Writer) Realm(ctx context.Context) (identity.Realm, error) {
 // before the next Append. Any other error: nothing was written.
 func (w *Writer) Append(ctx context.Context, head int64, records []identity.RecordID, choose func([]Standing) []New) (int64, error) {
 	size := head
-	err := database.InTx(ctx, w.db, nil, func(tx *sql.Tx) error {
+	// Before the transaction, which has a connection, so that one is enough.
+	into, err := w.prepared.Prepare(ctx, insertQuery)
+	if err != nil {
+		return 0, fmt.Errorf("append to the registry: %w", err)
+	}
+	err = database.InTx(ctx, w.db, nil, func(tx *sql.Tx) error {
 		// The lock keeps every other writer out until the end of the transaction.
 		if err := lockHead(ctx, tx, head); err != nil {
 			return err
@@ -89,10 +99,10 @@ func (w *Writer) Append(ctx context.Context, head int64, records []identity.Reco
 		if len(entries) == 0 {
 			return nil
 		}
-		if err := insert(ctx, tx, head, entries); err != nil {
+		if err := insert(ctx, tx.StmtContext(ctx, into), head, entries); err != nil {
 			return fmt.Errorf("insert %d entries: %w", len(entries), err)
 		}
-		return moveHead(ctx, tx, head, size)
+		return nil
 	})
 	// A crash during the commit leaves all of the batch or nothing. The next
 	// start reads the head; submitters ask again and find what stands.
@@ -113,17 +123,7 @@ func lockHead(ctx context.Context, tx *sql.Tx, want int64) error {
 	return nil
 }
 
-func moveHead(ctx context.Context, tx *sql.Tx, from, to int64) error {
-	result, err := tx.ExecContext(ctx, `update head set size = $1 where id = 1 and size = $2`, to, from)
-	if err != nil {
-		return fmt.Errorf("move the head: %w", err)
-	}
-	if n, err := result.RowsAffected(); err != nil || n != 1 {
-		return fmt.Errorf("%w: it was not at %d", ErrHeadMoved, from)
-	}
-	return nil
-}
-
+// standingQuery is planned each time: a plan made while the table was small would read all of a large one.
 const standingQuery = `
 select e.record_id, e.generation, e.type, e.seq, e.sealed_hash, e.leaf_hash, e.statement
 from generate_series(0, $2::int - 1) o
@@ -164,9 +164,10 @@ func fixed(pairs ...[]byte) error {
 	return nil
 }
 
-// insertQuery cuts all rows out of one binary parameter: one round trip and one
-// plan for a batch of any size.
+// insertQuery moves the head and cuts all rows out of one binary parameter: one round trip and one
+// plan for a batch of any size. Where the head is not there, nothing is inserted.
 const insertQuery = `
+with moved as (update head set size = $9 where id = 1 and size = $1::bigint returning size)
 insert into entry (seq, realm, type, record_id, generation, sealed, sealed_hash, statement, leaf_hash)
 select $1::bigint + o - 1, realm, type,
        substring($2::bytea from a for 32), generation,
@@ -175,9 +176,11 @@ select $1::bigint + o - 1, realm, type,
        case when t > 0 then substring($2::bytea from a + 96 + s for t) end,
        substring($2::bytea from a + 64 for 32)
 from unnest($3::smallint[], $4::smallint[], $5::bigint[], $6::int[], $7::int[], $8::int[])
-     with ordinality u(realm, type, generation, a, s, t, o)`
+     with ordinality u(realm, type, generation, a, s, t, o)
+where exists (select from moved)`
 
-func insert(ctx context.Context, tx *sql.Tx, first int64, entries []New) error {
+// insert appends entries and moves the head from first on, by their number.
+func insert(ctx context.Context, into *sql.Stmt, first int64, entries []New) error {
 	var (
 		blob                          []byte
 		realms, types, starts, ss, ts pq.Int32Array
@@ -204,8 +207,14 @@ func insert(ctx context.Context, tx *sql.Tx, first int64, entries []New) error {
 		blob = append(blob, n.Entry.Sealed...)
 		blob = append(blob, n.Entry.Statement...)
 	}
-	_, err := tx.ExecContext(ctx, insertQuery, first, blob, realms, types, generations, starts, ss, ts)
-	return err
+	result, err := into.ExecContext(ctx, first, blob, realms, types, generations, starts, ss, ts, first+int64(len(entries)))
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n != int64(len(entries)) {
+		return fmt.Errorf("%w: it was not at %d", ErrHeadMoved, first)
+	}
+	return nil
 }
 
 // Settle finds out what became of an Append whose commit's outcome got lost. It
