@@ -26,7 +26,7 @@ import (
 //go:embed shim/shim.c
 var shimSource []byte
 
-var shimFunction = regexp.MustCompile(`(?m)^\t[FW]\((C_\w+), \d\)`)
+var shimFunction = regexp.MustCompile(`(?m)^\t[FWS]\((C_\w+), \d\)`)
 
 // shimFunctions are the functions in the order of the control file, taken from the
 // source, so that there is one list of them.

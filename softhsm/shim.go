@@ -58,7 +58,7 @@ const Forever = math.MaxUint64
 // The layout of the control file, as in shim/shim.c.
 const (
 	shimMagic   = 0x646b2d7368696d31
-	shimVersion = 1
+	shimVersion = 2
 	shimRules   = 64
 	shimTable   = 128
 	anyFunction = shimTable - 1
@@ -69,10 +69,10 @@ type shimRule struct {
 }
 
 type shimControl struct {
-	magic, version, functions, used, lost, epoch, sessions, _ atomic.Uint64
+	magic, version, functions, used, lost, epoch, sessions, busy, busiest, asked, told, objects, open atomic.Uint64
 
-	calls, failed, delay [shimTable]atomic.Uint64
-	rules                [shimRules]shimRule
+	calls, failed, delay, sizes, spent [shimTable]atomic.Uint64
+	rules                              [shimRules]shimRule
 }
 
 // The variables of the environment that the shim reads.
@@ -295,6 +295,42 @@ func (s *Shim) Counts() map[string]uint64 { return s.table(&s.state.calls) }
 // Failed tells how many calls of each function the shim has failed.
 func (s *Shim) Failed() map[string]uint64 { return s.table(&s.state.failed) }
 
+// SizeQueries tells how many of the calls only asked how long their output would be, as
+// C_Sign does without a buffer.
+func (s *Shim) SizeQueries() map[string]uint64 { return s.table(&s.state.sizes) }
+
+// Spent tells how long the calls of each function took that have ended, as their caller
+// sees it: with the delays that the shim makes.
+func (s *Shim) Spent() map[string]time.Duration {
+	spent := map[string]time.Duration{}
+	for name, n := range s.table(&s.state.spent) {
+		spent[name] = time.Duration(n)
+	}
+	return spent
+}
+
+// Busiest tells how many calls were under way at once, at most. A call in which its process
+// was killed is under way for ever.
+func (s *Shim) Busiest() int { return int(s.state.busiest.Load()) }
+
+// censusPoll is the pause between two looks at whether a census was taken.
+const censusPoll = 10 * time.Millisecond
+
+// Census tells how many session objects and sessions a process has that uses the shim; of
+// several processes, one of them. The process counts at its next call, so make sure that
+// there is one; Census waits for it until ctx ends. The session that counts isn't counted.
+func (s *Shim) Census(ctx context.Context) (objects, sessions int, err error) {
+	asked := s.state.asked.Add(1)
+	for s.state.told.Load() < asked {
+		select {
+		case <-ctx.Done():
+			return 0, 0, fmt.Errorf("count the objects of a token: no process made a call, or it couldn't count: %w", context.Cause(ctx))
+		case <-time.After(censusPoll):
+		}
+	}
+	return int(s.state.objects.Load()), int(s.state.open.Load()), nil
+}
+
 func (s *Shim) table(words *[shimTable]atomic.Uint64) map[string]uint64 {
 	counts := map[string]uint64{}
 	for i, name := range shimFunctions() {
@@ -326,5 +362,8 @@ func (s *Shim) Reset() {
 	for i := range s.state.calls {
 		s.state.calls[i].Store(0)
 		s.state.failed[i].Store(0)
+		s.state.sizes[i].Store(0)
+		s.state.spent[i].Store(0)
 	}
+	s.state.busiest.Store(s.state.busy.Load())
 }

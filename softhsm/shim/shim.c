@@ -2,7 +2,7 @@
  * A PKCS#11 module that stands before another one and fails on request.
  *
  * It forwards every function of PKCS#11 v2.40 to the real module and on the way counts
- * it, delays it, or answers an error in its place. What it does is said in a control
+ * it, times it, delays it, or answers an error in its place. What it does is said in a control
  * file, which it maps shared: whoever else maps that file (the test that started the
  * process) changes the module's behaviour while it runs. Several processes may map one
  * control file; the counts are then of all of them.
@@ -41,9 +41,10 @@ typedef unsigned long word;
 /*
  * The functions in the order of the function list (PKCS#11 v2.40, pkcs11f.h), with the
  * number of their parameters. Those marked W are written out below, the others are only
- * forwarded. shim.go reads the names out of these lines.
+ * forwarded; of those marked S, whose last two parameters are a buffer and its length, the
+ * calls without a buffer are counted too. shim.go reads the names out of these lines.
  */
-#define FUNCTIONS(F, W) \
+#define FUNCTIONS(F, W, S) \
 	W(C_Initialize, 1) \
 	W(C_Finalize, 1) \
 	F(C_GetInfo, 1) \
@@ -74,24 +75,24 @@ typedef unsigned long word;
 	F(C_FindObjects, 4) \
 	F(C_FindObjectsFinal, 1) \
 	F(C_EncryptInit, 3) \
-	F(C_Encrypt, 5) \
-	F(C_EncryptUpdate, 5) \
-	F(C_EncryptFinal, 3) \
+	S(C_Encrypt, 5) \
+	S(C_EncryptUpdate, 5) \
+	S(C_EncryptFinal, 3) \
 	F(C_DecryptInit, 3) \
-	F(C_Decrypt, 5) \
-	F(C_DecryptUpdate, 5) \
-	F(C_DecryptFinal, 3) \
+	S(C_Decrypt, 5) \
+	S(C_DecryptUpdate, 5) \
+	S(C_DecryptFinal, 3) \
 	F(C_DigestInit, 2) \
-	F(C_Digest, 5) \
+	S(C_Digest, 5) \
 	F(C_DigestUpdate, 3) \
 	F(C_DigestKey, 2) \
-	F(C_DigestFinal, 3) \
+	S(C_DigestFinal, 3) \
 	F(C_SignInit, 3) \
-	F(C_Sign, 5) \
+	S(C_Sign, 5) \
 	F(C_SignUpdate, 3) \
-	F(C_SignFinal, 3) \
+	S(C_SignFinal, 3) \
 	F(C_SignRecoverInit, 3) \
-	F(C_SignRecover, 5) \
+	S(C_SignRecover, 5) \
 	F(C_VerifyInit, 3) \
 	F(C_Verify, 5) \
 	F(C_VerifyUpdate, 3) \
@@ -104,7 +105,7 @@ typedef unsigned long word;
 	F(C_DecryptVerifyUpdate, 5) \
 	F(C_GenerateKey, 5) \
 	F(C_GenerateKeyPair, 8) \
-	F(C_WrapKey, 6) \
+	S(C_WrapKey, 6) \
 	F(C_UnwrapKey, 8) \
 	F(C_DeriveKey, 6) \
 	F(C_SeedRandom, 3) \
@@ -114,11 +115,11 @@ typedef unsigned long word;
 	F(C_WaitForSlotEvent, 3)
 
 #define NUMBER(name, n) n_##name,
-enum { FUNCTIONS(NUMBER, NUMBER) FUNCTION_COUNT };
+enum { FUNCTIONS(NUMBER, NUMBER, NUMBER) FUNCTION_COUNT };
 
 /* The same numbers stand in shim.go. */
 enum {
-	VERSION = 1,
+	VERSION = 2,
 	RULES = 64,
 	TABLE = 128,   /* words of each table by function */
 	ANY = TABLE - 1 /* "any function" in rules and delays */
@@ -142,10 +143,17 @@ struct control {
 	uint64_t lost;     /* what nearly every call answers; 0: the token is there */
 	uint64_t epoch;    /* how often the token was lost; older sessions are dead */
 	uint64_t sessions; /* how many a process may have open; 0: any number */
-	uint64_t reserved;
+	uint64_t busy;     /* calls under way */
+	uint64_t busiest;  /* the most there were at once */
+	uint64_t asked;    /* how often a census was asked for, */
+	uint64_t told;     /* which of them was answered last, */
+	uint64_t objects;  /* session objects it found, */
+	uint64_t open;     /* and sessions */
 	uint64_t calls[TABLE];
 	uint64_t failed[TABLE];
 	uint64_t delay[TABLE]; /* microseconds; ANY's for functions without one */
+	uint64_t sizes[TABLE]; /* of the calls, those that asked for a size only */
+	uint64_t spent[TABLE]; /* nanoseconds in calls that have ended, their delays included */
 	struct rule rule[RULES];
 };
 
@@ -303,10 +311,85 @@ static void delay(uint64_t microseconds)
 		;
 }
 
+/* When this thread's call began. Calls don't nest. */
+static __thread uint64_t began;
+
+static uint64_t now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Notes that a call is under way. */
+static void begin(struct control *c, int f)
+{
+	began = now();
+	add(&c->calls[f]);
+	uint64_t n = add(&c->busy), most = load(&c->busiest);
+	while (n > most && !__atomic_compare_exchange_n(&c->busiest, &most, n, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		;
+}
+
+/* Notes that it has ended. */
+static void end(struct control *c, int f)
+{
+	__atomic_add_fetch(&c->spent[f], now() - began, __ATOMIC_ACQ_REL);
+	__atomic_sub_fetch(&c->busy, 1, __ATOMIC_ACQ_REL);
+}
+
 static word fail(struct control *c, int f, word code)
 {
 	add(&c->failed[f]);
 	return code;
+}
+
+/* Held by the one who counts. */
+static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
+
+#define CKA_TOKEN 0x01UL
+
+/* Counts the session objects that this process has in a slot, in a session of its own. Other
+ * sessions' objects are found too, and the login is the process's. */
+static word countObjects(word slot, uint64_t *found)
+{
+	word (*openSession)(word, word, word, word, word *) = (word (*)(word, word, word, word, word *))real->function[n_C_OpenSession];
+	word (*findInit)(word, word *, word) = (word (*)(word, word *, word))real->function[n_C_FindObjectsInit];
+	word (*find)(word, word *, word, word *) = (word (*)(word, word *, word, word *))real->function[n_C_FindObjects];
+	word (*closeSession)(word) = (word (*)(word))real->function[n_C_CloseSession];
+	word session, rv = openSession(slot, 4, 0, 0, &session); /* CKF_SERIAL_SESSION */
+	if (rv != CKR_OK)
+		return rv;
+	unsigned char no = 0;
+	word template[3] = {CKA_TOKEN, (word)&no, 1}, objects[64], n = 1;
+	rv = findInit(session, template, 1);
+	for (*found = 0; rv == CKR_OK && n > 0; *found += n)
+		if ((rv = find(session, objects, 64, &n)) != CKR_OK)
+			n = 0;
+	closeSession(session); /* and with it the search */
+	return rv;
+}
+
+/* Answers the census that was asked for, if any. */
+static void census(struct control *c)
+{
+	uint64_t asked = load(&c->asked);
+	if (load(&c->told) == asked)
+		return;
+	pthread_mutex_lock(&counting);
+	pthread_mutex_lock(&listing);
+	size_t open = sessionCount;
+	word slot = open > 0 ? sessions[0].slot : 0;
+	pthread_mutex_unlock(&listing);
+	uint64_t objects = 0;
+	pthread_rwlock_rdlock(&calling);
+	if (load(&c->told) != asked && open > 0 && countObjects(slot, &objects) == CKR_OK) {
+		store(&c->objects, objects);
+		store(&c->open, open);
+		store(&c->told, asked);
+	}
+	pthread_rwlock_unlock(&calling);
+	pthread_mutex_unlock(&counting);
 }
 
 /* What goes before each real call: counts it, delays it, and decides whether it fails.
@@ -316,7 +399,7 @@ static word enter(int f, word *after)
 {
 	struct control *c = __atomic_load_n(&control, __ATOMIC_ACQUIRE);
 	*after = CKR_OK;
-	add(&c->calls[f]);
+	begin(c, f);
 	uint64_t d = load(&c->delay[f]);
 	if (d == 0)
 		d = load(&c->delay[ANY]);
@@ -341,12 +424,15 @@ static word enter(int f, word *after)
 	}
 	if (f != n_C_Initialize && f != n_C_Finalize && f != n_C_GetInfo) {
 		expel(c);
+		census(c);
 		word lost = load(&c->lost);
 		if (lost != CKR_OK)
 			before = lost;
 	}
-	if (before != CKR_OK)
+	if (before != CKR_OK) {
+		end(c, f);
 		return fail(c, f, before);
+	}
 	pthread_rwlock_rdlock(&calling);
 	return CKR_OK;
 }
@@ -354,10 +440,19 @@ static word enter(int f, word *after)
 /* What goes after each real call. */
 static word leave(int f, word answer, word after)
 {
+	struct control *c = __atomic_load_n(&control, __ATOMIC_ACQUIRE);
 	pthread_rwlock_unlock(&calling);
+	end(c, f);
 	if (after == CKR_OK)
 		return answer;
-	return fail(__atomic_load_n(&control, __ATOMIC_ACQUIRE), f, after);
+	return fail(c, f, after);
+}
+
+/* Counts a call that asks how long its output would be: its buffer is NULL. */
+static void ask(int f, word buffer)
+{
+	if (buffer == 0)
+		add(&__atomic_load_n(&control, __ATOMIC_ACQUIRE)->sizes[f]);
 }
 
 #define BODY(name, types, arguments) \
@@ -380,8 +475,15 @@ static word leave(int f, word answer, word after)
 #define FORWARD8(name) static word name(word a, word b, word c, word d, word e, word f, word g, word h) \
 	BODY(name, (word, word, word, word, word, word, word, word), (a, b, c, d, e, f, g, h))
 #define FORWARD(name, n) FORWARD##n(name)
+#define ASKED3(name) static word name(word a, word b, word c) \
+	{ ask(n_##name, b); BODY(name, (word, word, word), (a, b, c)) }
+#define ASKED5(name) static word name(word a, word b, word c, word d, word e) \
+	{ ask(n_##name, d); BODY(name, (word, word, word, word, word), (a, b, c, d, e)) }
+#define ASKED6(name) static word name(word a, word b, word c, word d, word e, word f) \
+	{ ask(n_##name, e); BODY(name, (word, word, word, word, word, word), (a, b, c, d, e, f)) }
+#define ASKED(name, n) ASKED##n(name)
 #define NOTHING(name, n)
-FUNCTIONS(FORWARD, NOTHING)
+FUNCTIONS(FORWARD, NOTHING, ASKED)
 
 static word C_GetSlotList(unsigned char present, word *list, word *count)
 	BODY(C_GetSlotList, (unsigned char, word *, word *), (present, list, count))
@@ -481,7 +583,7 @@ static word C_CloseAllSessions(word slot)
 __attribute__((visibility("default"))) word C_GetFunctionList(struct list **out);
 
 #define ENTRY(name, n) (anyFunction)name,
-static struct list own = {2, 40, {FUNCTIONS(ENTRY, ENTRY)}};
+static struct list own = {2, 40, {FUNCTIONS(ENTRY, ENTRY, ENTRY)}};
 
 word C_GetFunctionList(struct list **out)
 {
