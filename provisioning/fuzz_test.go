@@ -207,7 +207,8 @@ func FuzzRequest(f *testing.F) {
 			status := w.Result().Trailer.Get("Grpc-Status") + w.Header().Get("Grpc-Status")
 			// Frames that are none are connect's to refuse, which it does with 13.
 			text := w.Result().Trailer.Get("Grpc-Message") + w.Header().Get("Grpc-Message")
-			if w.Code == http.StatusInternalServerError || (status == "13" || status == "2") && !strings.HasPrefix(text, "protocol error: ") {
+			connects := strings.HasPrefix(text, "protocol error: ") || strings.HasPrefix(text, "corrupt response: ")
+			if w.Code == http.StatusInternalServerError || (status == "13" || status == "2") && !connects {
 				t.Fatalf("%d, gRPC status %s: %s", w.Code, status, text)
 			}
 		case w.Code == http.StatusOK || w.Code == http.StatusNotFound && methods[int(method)%len(methods)] == "None":
