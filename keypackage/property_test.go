@@ -54,11 +54,11 @@ func drawGeneration(t *rapid.T) identity.Generation {
 	return identity.Generation(rapid.Uint32Range(1, 1<<32-1).Draw(t, "generation"))
 }
 
-var names = rapid.StringMatching(`[a-z0-9-]{1,32}`)
+func names() *rapid.Generator[string] { return rapid.StringMatching(`[a-z0-9-]{1,32}`) }
 
 func drawManifest(t *rapid.T, points []statement.PublicKey) keypackage.Manifest {
 	m := keypackage.Manifest{Realm: drawRealm(t), Identity: drawIdentity(t), ChipID: drawChip(t), Generation: drawGeneration(t)}
-	for _, name := range rapid.SliceOfNDistinct(names, 1, 6, rapid.ID).Draw(t, "names") {
+	for _, name := range rapid.SliceOfNDistinct(names(), 1, 6, rapid.ID).Draw(t, "names") {
 		e := keypackage.Entry{Key: keypackage.KeyID{Name: name}, Algorithm: keypackage.None, Vouch: drawBytes(t, "vouch", 32, 32)}
 		switch rapid.IntRange(0, 4).Draw(t, "form") {
 		case 0:
@@ -163,7 +163,7 @@ func TestOneEncoding(t *testing.T) {
 				func(c keypackage.Contents) ([]byte, error) { return c.Encode(m) }))
 		},
 		"delivery list": func(t *rapid.T) {
-			l := keypackage.DeliveryList{Realm: drawRealm(t), Maker: names.Draw(t, "maker"), Lot: names.Draw(t, "lot")}
+			l := keypackage.DeliveryList{Realm: drawRealm(t), Maker: names().Draw(t, "maker"), Lot: names().Draw(t, "lot")}
 			for i := range rapid.IntRange(0, 3).Draw(t, "chips") {
 				l.Chips = append(l.Chips, keypackage.DeliveredChip{Record: drawChip(t).RecordID(), Attestation: points[i]})
 			}
@@ -214,7 +214,7 @@ func drawInputs(t *rapid.T) inputs {
 	hash := func(name string) [32]byte { return [32]byte(drawBytes(t, name, 32, 32)) }
 	return inputs{
 		Realm: drawRealm(t), Suite: keypackage.Suite(rapid.IntRange(1, 2).Draw(t, "suite")),
-		Key: keypackage.KeyID{Name: names.Draw(t, "name"), KDF: rapid.Uint8Range(1, 2).Draw(t, "kdf"), Version: rapid.Uint32Min(1).Draw(t, "version")},
+		Key: keypackage.KeyID{Name: names().Draw(t, "name"), KDF: rapid.Uint8Range(1, 2).Draw(t, "kdf"), Version: rapid.Uint32Min(1).Draw(t, "version")},
 		ID:  drawIdentity(t), Chip: drawChip(t), Generation: drawGeneration(t), Batch: rapid.Int64Min(1).Draw(t, "batch"),
 		A: hash("A"), B: hash("B"), C: hash("C"),
 	}

@@ -89,15 +89,15 @@ func readEntry(b []byte) (e Entry, ok bool) {
 		return Entry{}, false
 	}
 	e.Record = identity.RecordID(record)
-	// The caller may go on to use b for something else.
-	e.Sealed, e.Statement = absent(bytes.Clone(sealed)), absent(bytes.Clone(statement))
+	e.Sealed, e.Statement = absent(sealed), absent(statement)
 	return e, true
 }
 
 // ParseEntry reads the one encoding of an entry and checks its form: realm,
 // type, record id and generation, a sealed record where the type has one and a
 // statement where it has not. Whether the record opens and the statement holds
-// is asked by Open and CheckStatement.
+// is asked by Open and CheckStatement. Both may be parts of b, which must not be
+// changed any more.
 func ParseEntry(b []byte) (Entry, error) {
 	e, ok := readEntry(b)
 	if !ok {

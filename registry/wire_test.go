@@ -100,18 +100,3 @@ func TestWrittenByHand(t *testing.T) {
 		}
 	})
 }
-
-// An entry is no part of the bytes that it was read from.
-func TestParsedEntryStandsAlone(t *testing.T) {
-	t.Parallel()
-	want := registrytest.Entry(t, 1, 1)
-	raw := registrytest.Encode(t, want)
-	got, err := registry.ParseEntry(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	clear(raw)
-	if !got.Equal(want) {
-		t.Error("the entry changed with the bytes it was read from")
-	}
-}

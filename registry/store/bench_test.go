@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/devicekeys/devicekeys/identity"
@@ -82,4 +83,24 @@ func BenchmarkNewest(b *testing.B) {
 			b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "records/s")
 		})
 	}
+}
+
+// BenchmarkNewestAtOnce measures lookups of single records by eight readers at once.
+func BenchmarkNewestAtOnce(b *testing.B) {
+	d := storetest.New(b)
+	news := bulk(1000)
+	if _, err := store.NewWriter(d.Open(d.Roles.Sequencer)).Append(b.Context(), 0, nil, func([]store.Standing) []store.New { return news }); err != nil {
+		b.Fatal(err)
+	}
+	r := d.Reader()
+	b.SetParallelism(max(1, 8/runtime.GOMAXPROCS(0)))
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i = (i + 1) % len(news) {
+			if found, err := r.Newest(b.Context(), []identity.RecordID{news[i].Entry.Record}); err != nil || len(found) != 1 {
+				b.Error(len(found), err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }

@@ -44,10 +44,14 @@ type Standing struct {
 type Writer struct {
 	db       *sql.DB
 	prepared *database.Statements
+	blob     []byte // what insert sent last, kept for the next
 }
 
+// maxBlob is how long a blob may be and be kept, in bytes: that of a thousand usual entries is.
+const maxBlob = 4 << 20
+
 // NewWriter makes a writer that connects as the sequencer's role.
-func NewWriter(db *sql.DB) *Writer { return &Writer{db, database.NewStatements(db)} }
+func NewWriter(db *sql.DB) *Writer { return &Writer{db: db, prepared: database.NewStatements(db)} }
 
 // Head gives the number of entries.
 func (w *Writer) Head(ctx context.Context) (int64, error) { return readHead(ctx, w.db) }
@@ -99,7 +103,7 @@ func (w *Writer) Append(ctx context.Context, head int64, records []identity.Reco
 		if len(entries) == 0 {
 			return nil
 		}
-		if err := insert(ctx, tx.StmtContext(ctx, into), head, entries); err != nil {
+		if err := w.insert(ctx, tx.StmtContext(ctx, into), head, entries); err != nil {
 			return fmt.Errorf("insert %d entries: %w", len(entries), err)
 		}
 		return nil
@@ -180,7 +184,7 @@ from unnest($3::smallint[], $4::smallint[], $5::bigint[], $6::int[], $7::int[], 
 where exists (select from moved)`
 
 // insert appends entries and moves the head from first on, by their number.
-func insert(ctx context.Context, into *sql.Stmt, first int64, entries []New) error {
+func (w *Writer) insert(ctx context.Context, into *sql.Stmt, first int64, entries []New) error {
 	var (
 		blob                          []byte
 		realms, types, starts, ss, ts pq.Int32Array
@@ -193,7 +197,13 @@ func insert(ctx context.Context, into *sql.Stmt, first int64, entries []New) err
 	if size > MaxBatchBytes {
 		return fmt.Errorf("%d bytes, at most %d go in one transaction", size, MaxBatchBytes)
 	}
-	blob = make([]byte, 0, size)
+	// Postgres has a copy of it when the statement returns.
+	if blob = w.blob[:0]; cap(blob) < size {
+		blob = make([]byte, 0, size)
+	}
+	if w.blob = blob; cap(blob) > maxBlob {
+		w.blob = nil
+	}
 	for _, n := range entries {
 		realms = append(realms, int32(n.Entry.Realm))
 		types = append(types, int32(n.Entry.Type))
