@@ -156,3 +156,7 @@ func TestPoolAway(t *testing.T) {
 type unusing struct{ provisioning.Pool }
 
 func (unusing) Use(context.Context, identity.Identity) error { return errHSM }
+
+func (unusing) UseAll(context.Context, []identity.Identity) error {
+	return errors.New("the pool is away")
+}
