@@ -98,7 +98,7 @@ func (t *Token) find(s *session, match []*pkcs11.Attribute) ([]pkcs11.ObjectHand
 	if err != nil || len(found) > 0 {
 		return found, err
 	}
-	if _, err := t.lib.tokenInfo(t.slot.id); err != nil {
+	if err := t.lib.glance(t.slot.id); err != nil {
 		return nil, err
 	}
 	return nil, t.lib.loggedIn(s.handle)

@@ -36,7 +36,7 @@ func (h *healthKey) forget(o pkcs11.ObjectHandle) {
 // off what opens a lost token again.
 func (t *Token) Check(ctx context.Context) error {
 	return t.with(ctx, "check health", func(s *session) error {
-		if _, err := t.lib.tokenInfo(t.slot.id); err != nil {
+		if err := t.lib.glance(t.slot.id); err != nil {
 			return err
 		}
 		if t.health.handle.Load() == 0 {

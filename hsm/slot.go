@@ -195,6 +195,26 @@ func (lib *library) scan() (damaged, err error) {
 	return damaged, nil
 }
 
+const (
+	// glances and glancePause bound how often and how long token information is read
+	// again: a login rewrites the token's file in a few milliseconds.
+	glances     = 5
+	glancePause = 10 * time.Millisecond
+)
+
+// glance reads a token's information while other processes may be logging in: SoftHSM
+// empties the token's file and writes it again then, and whoever reads in between gets
+// CKR_GENERAL_ERROR. A token that is lost gives it every time.
+func (lib *library) glance(slot uint) error {
+	for n := 1; ; n++ {
+		_, err := lib.tokenInfo(slot)
+		if uint(codeOf(err)) != pkcs11.CKR_GENERAL_ERROR || n == glances {
+			return err
+		}
+		time.Sleep(glancePause)
+	}
+}
+
 func (lib *library) refresh(sl *slot) error {
 	i, err := lib.tokenInfo(sl.id)
 	if err != nil {

@@ -26,7 +26,7 @@ type fleet struct {
 	progress io.Writer
 	command  func(target, time.Duration) *exec.Cmd
 
-	writing sync.Mutex // held while the report is written
+	writing sync.Mutex // held while the report or a line of progress is written
 
 	mu      sync.Mutex // guards what follows
 	running []*watch
@@ -57,7 +57,7 @@ func (f *fleet) run(ctx context.Context, all []target) (*report, error) {
 				return err
 			}
 			if o.Error != "" {
-				fmt.Fprintf(f.progress, "fuzz: %s FAILED: %s\n", t, strings.Join(append([]string{o.Error}, o.Crashers...), "; "))
+				f.say("fuzz: %s FAILED: %s\n", t, strings.Join(append([]string{o.Error}, o.Crashers...), "; "))
 			}
 			return f.ended(o, begun)
 		})
@@ -115,7 +115,14 @@ func (f *fleet) tell(ctx context.Context, all int, begun time.Time) {
 			}
 			done := len(f.done)
 			f.mu.Unlock()
-			fmt.Fprintf(f.progress, "fuzz: %d of %d done after %s; %s\n", done, all, time.Since(begun).Round(time.Second), strings.Join(at, ", "))
+			f.say("fuzz: %d of %d done after %s; %s\n", done, all, time.Since(begun).Round(time.Second), strings.Join(at, ", "))
 		}
 	}
+}
+
+// say writes a line of progress.
+func (f *fleet) say(format string, args ...any) {
+	f.writing.Lock()
+	defer f.writing.Unlock()
+	fmt.Fprintf(f.progress, format, args...)
 }
