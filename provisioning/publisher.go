@@ -55,6 +55,7 @@ type publisher struct {
 	wake      chan struct{}   // one place: a kick that comes while one is pending is the same kick
 	asked     chan struct{}   // one place: a station wants an early attempt
 	strikes   map[pending]int // the loop's own
+	trust     entrusted
 
 	mu      sync.Mutex // guards what follows
 	waiting map[deviceID]*waiters
@@ -80,7 +81,7 @@ func newPublisher(c Config, keys *guard, changed func(deviceID)) *publisher {
 	return &publisher{
 		from: registry.Submission{Realm: c.Realm, Submitter: c.Name}, keys: keys, pool: c.Pool, records: c.Records, sequencer: c.Sequencer,
 		metrics: c.Metrics, log: c.Log, now: c.Now, changed: changed, wake: make(chan struct{}, 1), asked: make(chan struct{}, 1),
-		strikes: map[pending]int{}, waiting: map[deviceID]*waiters{},
+		strikes: map[pending]int{}, waiting: map[deviceID]*waiters{}, trust: entrusted{own: map[deviceID]time.Time{}},
 	}
 }
 

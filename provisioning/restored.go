@@ -84,7 +84,7 @@ func (a *Assembly) proven(ctx context.Context, d records.Device, mac []byte) err
 	}
 	d.State, d.Proof = records.Restored, mac
 	a.cache.keep(d)
-	a.publisher.kick()
+	a.publisher.expect(deviceID{d.Record, d.Generation})
 	return nil
 }
 

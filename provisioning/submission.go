@@ -38,7 +38,8 @@ const (
 func (p *publisher) publish(ctx context.Context) (more bool, err error) {
 	bound, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
-	all, err := p.records.Outbox(bound, outboxBatch)
+	read := time.Now()
+	there, err := p.records.Outbox(bound, outboxBatch)
 	if row := (*records.RowError)(nil); errors.As(err, &row) {
 		// A row that nobody can read shall not hold up the others.
 		return false, p.setAside(bound, pending{deviceID: deviceID{row.Record, row.Generation}}, err.Error())
@@ -46,6 +47,7 @@ func (p *publisher) publish(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	all := p.ours(there, read, len(there) < outboxBatch)
 	var batch []waitingEntry
 	size := 0
 	for _, w := range all {
@@ -64,9 +66,9 @@ func (p *publisher) publish(ctx context.Context) (more bool, err error) {
 		}
 		batch = append(batch, waitingEntry{Pending: w, entry: e})
 	}
-	more = len(all) == outboxBatch || len(batch) < len(all)
+	more = len(there) == outboxBatch && len(all) > 0 || len(batch) < len(all)
 	if len(batch) == 0 {
-		p.forgive(all)
+		p.forgive(there)
 		return more, nil
 	}
 	splits := maxSplits
@@ -79,7 +81,7 @@ func (p *publisher) publish(ctx context.Context) (more bool, err error) {
 	note, done := context.WithTimeout(ctx, submitTimeout)
 	defer done()
 	failed, err := p.noteAll(note, batch)
-	p.forgive(all)
+	p.forgive(there)
 	if err = errors.Join(err, away); err != nil {
 		return false, err
 	}

@@ -74,6 +74,7 @@ type filler struct {
 	head                    int64 // the registry's
 	batch                   int64 // the pool's batch that the identities are from
 	insert                  string
+	pattern                 []byte // record id of the device that is copied
 }
 
 func (f *filler) open(ctx context.Context, in *factory) (err error) {
@@ -98,6 +99,9 @@ func (f *filler) open(ctx context.Context, in *factory) (err error) {
 		return fmt.Errorf("list the columns of device: %w", err)
 	}
 	f.insert = fillQuery(columns)
+	if err := f.records.QueryRowContext(ctx, `select record_id from device where state = 'shipped' and generation = 1 limit 1`).Scan(&f.pattern); err != nil {
+		return fmt.Errorf("find a shipped device to copy: %w", err)
+	}
 	return nil
 }
 
@@ -131,7 +135,7 @@ with x as (
 	select * from unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::text[])
 		with ordinality x(record_id, chip_id, attestation, entry, body, value, o)
 ), t as (
-	select * from device where state = 'shipped' order by created limit 1
+	select * from device where record_id = $9 and generation = 1
 ), chips as (
 	insert into chip (record_id, attestation, maker, maker_key, lot)
 	select x.record_id, x.attestation, c.maker, c.maker_key, 'filled' from x, t join chip c on c.record_id = t.record_id
@@ -176,7 +180,7 @@ func (f *filler) page(ctx context.Context, first, count int) error {
 	if err != nil {
 		return err
 	}
-	result, err := f.records.ExecContext(ctx, f.insert, records, chips, attestations, entries, bodies, values, f.batch, f.head)
+	result, err := f.records.ExecContext(ctx, f.insert, records, chips, attestations, entries, bodies, values, f.batch, f.head, f.pattern)
 	if err != nil {
 		return fmt.Errorf("insert into the records: %w", err)
 	}
