@@ -4,8 +4,10 @@
 // One value has one encoding. Decoding therefore ends with a second encoding
 // that must give the same bytes: whatever a lenient decoder would have let
 // pass (a longer integer than needed, keys out of order, a field nobody knows)
-// is refused there. On top of the RFC the project forbids tags, floats and
-// indefinite lengths, and bounds size and depth; the two tags that do travel
+// is refused there. On top of the RFC the project forbids tags and indefinite
+// lengths, and bounds size and depth. Floats are forbidden too: no type of the
+// formats holds one, and decoding into such a type refuses it (only an
+// interface value would take it, and nothing decodes into one); the two tags that do travel
 // (COSE_Sign1 and the backup code) stand at fixed places and are compared as
 // constant bytes by their owners.
 package detcbor
