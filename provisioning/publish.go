@@ -89,6 +89,9 @@ func (a *Assembly) published(ctx context.Context, s Station, id deviceID) (recor
 			return d, refuse(CodeSetAside, "set the device aside and have an operator look at spp status", "the registry refused the entry of record %s: %s", id.Record.Short(), d.SetAside)
 		}
 		if retry, away := a.publisher.ask(); away {
+			if !look {
+				continue // no refusal by a row that may have changed since
+			}
 			return d, a.unpublished(id, retry)
 		}
 		a.inFlight(d)
