@@ -144,6 +144,10 @@ func (s *spp) invoke(as, method, request string) result {
 	return executeIn(s.t, s.dir, nil, []byte(request), s.grpc, args...)
 }
 
+// curlStream is curl's exit code where the server closed a stream: one that has answered and reads no more of what
+// curl still sends (RFC 9113 §8.1) sometimes loses curl the answer.
+const curlStream = 92
+
 // post posts a body with curl and gives the HTTP status and the answer; 0 where TLS came to nothing.
 func (s *spp) post(as, method, contentType string, body []byte) (status int, answer string) {
 	s.t.Helper()
@@ -153,6 +157,12 @@ func (s *spp) post(as, method, contentType string, body []byte) (status int, ans
 		args = append(args, "--cert", as+".pem", "--key", as+".key")
 	}
 	r := executeIn(s.t, s.dir, nil, body, s.curl, args...)
+	for range 3 {
+		if r.code != curlStream {
+			break
+		}
+		r = executeIn(s.t, s.dir, nil, body, s.curl, args...)
+	}
 	end := strings.LastIndexByte(r.out, '\n') // what --write-out puts behind the answer
 	if end < 0 {
 		s.t.Fatalf("curl: %v", r)

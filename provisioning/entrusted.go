@@ -42,7 +42,10 @@ func (p *publisher) ours(all []records.Pending, read time.Time, whole bool) []re
 		id := pendingOf(w)
 		there[id.deviceID] = true
 		_, own := t.own[id.deviceID]
-		if own || !t.begun || w.Type != 0 || p.waiting[id.deviceID] != nil {
+		if !own && !t.begun && w.Type == 0 {
+			t.own[id.deviceID], own = read, true // nobody's, so ours from now on
+		}
+		if own || w.Type != 0 || p.waiting[id.deviceID] != nil {
 			picked = append(picked, w)
 			continue
 		}

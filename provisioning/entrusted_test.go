@@ -36,6 +36,7 @@ func TestOurs(t *testing.T) {
 	_, leave := p.wait(id(4))
 	check("later", pick(0, true, entry(3), entry(4), entry(5), notice), "dej")
 	leave()
+	check("what was taken on at the start", pick(time.Millisecond, false, entry(1), entry(5)), "b")
 	check("left for too long", pick(strangerWait, true, entry(5), entry(6)), "f")
 	check("seen anew", pick(strangerWait+time.Millisecond, true, entry(6)), "")
 	if len(p.trust.own) != 0 {
