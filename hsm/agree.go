@@ -26,8 +26,8 @@ func (t *Token) Agree(ctx context.Context, own *Key, peer []byte, s Spec) (*Key,
 	if err := own.of(t); err != nil {
 		return fail(err)
 	}
-	if own.spec.Kind != EphemeralKey {
-		return fail(fmt.Errorf("with %s: only an ephemeral key agrees", own))
+	if own.spec.Kind != EphemeralKey && own.spec.Kind != TransportKey {
+		return fail(fmt.Errorf("with %s: only an ephemeral key and a transport key agree on keys", own))
 	}
 	if err := checkPoint(peer); err != nil {
 		return fail(err)

@@ -17,47 +17,56 @@ var operations = []string{"HMAC", "CMAC", "ECDSA", "EdDSA", "encrypt", "encrypt 
 // policy is what a key of each kind may do. Everything else must be refused by the
 // token itself.
 var policy = map[hsm.Kind][]string{
-	hsm.MasterKey:          {"derive"},
-	hsm.PurposeKey:         {"derive"},
-	hsm.DeviceKey:          {"HMAC"},
-	hsm.ChannelDeviceKey:   {"HMAC"},
-	hsm.IdentitySigningKey: {"ECDSA"},
-	hsm.CAKey:              {"ECDSA"},
-	hsm.SubmissionKey:      {"ECDSA"},
-	hsm.AuditKey:           {"ECDSA"},
-	hsm.TLSKey:             {"ECDSA"},
-	hsm.AttestationKey:     {"ECDSA"},
-	hsm.ChipMakerKey:       {"ECDSA"},
-	hsm.CheckpointKey:      {"EdDSA"},
-	hsm.PoolWrapKey:        {"wrap"},
-	hsm.PoolUnwrapKey:      {"unwrap"},
-	hsm.PoolPairWrapKey:    {"wrap"},
-	hsm.PoolPairUnwrapKey:  {"unwrap"},
-	hsm.PoolSealKey:        {"encrypt", "decrypt"},
-	hsm.DeviceSigningKey:   {"ECDSA"},
-	hsm.EphemeralKey:       {}, // agrees: see TestTransfer
-	hsm.AgreedKey:          {"derive"},
-	hsm.TransferWrapKey:    {"wrap"},
-	hsm.TransferUnwrapKey:  {"unwrap"},
-	hsm.TransferSealKey:    {"encrypt"},
-	hsm.TransferOpenKey:    {"decrypt"},
-	hsm.ChipKey:            {"derive"},
-	hsm.ChipWrapKey:        {"wrap"},
-	hsm.ChipUnwrapKey:      {"unwrap"},
-	hsm.ChipBootUnwrapKey:  {"unwrap"},
-	hsm.ChipSealKey:        {"encrypt"},
-	hsm.ChipOpenKey:        {"decrypt"},
-	hsm.InboundKey:         {"HMAC"},
-	hsm.InboundCipherKey:   {},
-	hsm.InboundSigningKey:  {"ECDSA"},
-	hsm.ResidentKey:        {"HMAC"},
-	hsm.ResidentCipherKey:  {"encrypt", "decrypt"},
-	hsm.ResidentSigningKey: {"ECDSA"},
-	hsm.CheckKey:           {"HMAC"},
+	hsm.MasterKey:            {"derive"},
+	hsm.PurposeKey:           {"derive"},
+	hsm.DeviceKey:            {"HMAC"},
+	hsm.ChannelDeviceKey:     {"HMAC"},
+	hsm.IdentitySigningKey:   {"ECDSA"},
+	hsm.CAKey:                {"ECDSA"},
+	hsm.SubmissionKey:        {"ECDSA"},
+	hsm.AuditKey:             {"ECDSA"},
+	hsm.TLSKey:               {"ECDSA"},
+	hsm.AttestationKey:       {"ECDSA"},
+	hsm.ChipMakerKey:         {"ECDSA"},
+	hsm.CheckpointKey:        {"EdDSA"},
+	hsm.PoolWrapKey:          {"wrap"},
+	hsm.PoolUnwrapKey:        {"unwrap"},
+	hsm.PoolPairWrapKey:      {"wrap"},
+	hsm.PoolPairUnwrapKey:    {"unwrap"},
+	hsm.PoolSealKey:          {"encrypt", "decrypt"},
+	hsm.DeviceSigningKey:     {"ECDSA"},
+	hsm.DeviceAgreementKey:   {}, // agrees: see TestSharedSecret
+	hsm.DeviceCipherKey:      {},
+	hsm.TransportKey:         {},
+	hsm.EphemeralKey:         {}, // agrees: see TestTransfer
+	hsm.AgreedKey:            {"derive"},
+	hsm.TransferWrapKey:      {"wrap"},
+	hsm.TransferUnwrapKey:    {"unwrap"},
+	hsm.TransferSealKey:      {"encrypt"},
+	hsm.TransferOpenKey:      {"decrypt"},
+	hsm.ChipKey:              {"derive"},
+	hsm.ChipWrapKey:          {"wrap"},
+	hsm.ChipUnwrapKey:        {"unwrap"},
+	hsm.ChipBootUnwrapKey:    {"unwrap"},
+	hsm.ChipSealKey:          {"encrypt"},
+	hsm.ChipOpenKey:          {"decrypt"},
+	hsm.InboundKey:           {"HMAC"},
+	hsm.InboundCipherKey:     {},
+	hsm.InboundSigningKey:    {"ECDSA"},
+	hsm.InboundAgreementKey:  {},
+	hsm.ResidentKey:          {"HMAC"},
+	hsm.ResidentCipherKey:    {"encrypt", "decrypt"},
+	hsm.ResidentSigningKey:   {"ECDSA"},
+	hsm.ResidentAgreementKey: {},
+	hsm.CheckKey:             {"HMAC"},
 }
 
 // extractable are the kinds that may be wrapped; no other may.
-var extractable = []hsm.Kind{hsm.DeviceKey, hsm.DeviceSigningKey, hsm.InboundKey, hsm.InboundCipherKey, hsm.InboundSigningKey}
+var extractable = []hsm.Kind{hsm.DeviceKey, hsm.DeviceSigningKey, hsm.DeviceAgreementKey, hsm.DeviceCipherKey,
+	hsm.InboundKey, hsm.InboundCipherKey, hsm.InboundSigningKey, hsm.InboundAgreementKey}
+
+// agreeing are the kinds that agree and do nothing else.
+var agreeing = []hsm.Kind{hsm.DeviceAgreementKey, hsm.TransportKey, hsm.EphemeralKey, hsm.InboundAgreementKey, hsm.ResidentAgreementKey}
 
 // ofKind makes a session key of any kind, from known bytes where it can be.
 func ofKind(t *testing.T, tok *hsm.Token, k hsm.Kind) *hsm.Key {
@@ -66,7 +75,7 @@ func ofKind(t *testing.T, tok *hsm.Token, k hsm.Kind) *hsm.Key {
 		return generate(t, tok, hsm.Spec{Kind: k})
 	}
 	value := known(0x42)
-	if k == hsm.EphemeralKey || slices.Contains(policy[k], "ECDSA") {
+	if slices.Contains(agreeing, k) || slices.Contains(policy[k], "ECDSA") {
 		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)

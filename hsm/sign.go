@@ -42,12 +42,15 @@ func (k *Key) signature(ctx context.Context, mechanism uint, msg []byte) ([]byte
 	return sig, err
 }
 
-// Matches checks that a signing key belongs to public, a P-256 point of 65 bytes, by
-// signing 32 random bytes of the token's. An unwrapped private key tells its public
-// half in no other way. errors.Is(err, [ErrData]) when it doesn't match.
+// Matches checks that a private key belongs to public, a P-256 point of 65 bytes: one
+// that signs by signing 32 random bytes of the token's, one that agrees by agreeing with
+// a fresh pair. An unwrapped private key tells its public half in no other way. errors.Is(err, [ErrData]) when it doesn't match.
 func (k *Key) Matches(ctx context.Context, public []byte) error {
 	if err := checkPoint(public); err != nil {
 		return fmt.Errorf("hsm: match %s with a public key: %w", k, err)
+	}
+	if k.plan.uses(pkcs11.CKA_DERIVE) {
+		return k.matchesAgreement(ctx, public)
 	}
 	nonce, err := k.token.Random(ctx, DigestSize)
 	if err != nil {
@@ -87,6 +90,8 @@ func (k *Key) try(ctx context.Context) error {
 			err = errors.New("its signature doesn't verify")
 		}
 		return err
+	case t.keyType == pkcs11.CKK_EC && t.uses(pkcs11.CKA_DERIVE):
+		return k.matchesAgreement(ctx, k.public)
 	case t.keyType == pkcs11.CKK_EC:
 		sig, err := k.Sign(ctx, digest[:])
 		if err == nil && !verifyP256(k.public, digest[:], sig) {

@@ -48,9 +48,15 @@ const (
 	PoolPairUnwrapKey
 	// PoolSealKey seals the other secrets in the pool, AES-256 GCM.
 	PoolSealKey
-	// DeviceSigningKey is an EC P-256 pair generated for a device: extractable, to be
-	// wrapped to it.
+	// DeviceSigningKey is an EC P-256 pair made for a device: extractable, to be wrapped
+	// to the pool and to the device. DeviceAgreementKey is the same for key agreement.
 	DeviceSigningKey
+	DeviceAgreementKey
+	// DeviceCipherKey is a device's AES-256 key, made for it and not derived.
+	DeviceCipherKey
+	// TransportKey takes keys from another HSM or from outside, EC P-256: see package
+	// hsm/transport.
+	TransportKey
 	// EphemeralKey is one side's pair of one key agreement.
 	EphemeralKey
 	// AgreedKey is the result of the agreement; the transfer keys are derived from it.
@@ -79,13 +85,15 @@ const (
 	InboundKey
 	// InboundCipherKey is the same for a key of AES type.
 	InboundCipherKey
-	// InboundSigningKey is the same for an EC P-256 private key.
+	// InboundSigningKey and InboundAgreementKey are the same for EC P-256 private keys.
 	InboundSigningKey
-	// ResidentKey, ResidentCipherKey and ResidentSigningKey are those keys after boot:
-	// they work and never leave.
+	InboundAgreementKey
+	// ResidentKey, ResidentCipherKey, ResidentSigningKey and ResidentAgreementKey are
+	// those keys after boot: they work and never leave.
 	ResidentKey
 	ResidentCipherKey
 	ResidentSigningKey
+	ResidentAgreementKey
 	// CheckKey is a key of AES type unwrapped a second time as a GENERIC_SECRET, for
 	// its check value; destroy it then.
 	CheckKey
@@ -216,13 +224,13 @@ var templates = map[Kind]template{
 		stays("resident; another HSM gets an extractable twin in the ceremony"),
 		fixed(noSwitchOn),
 	).lasts(),
-	DeviceKey: generic("device key", derived,
+	DeviceKey: generic("device key", derived|generated|unwrapped,
 		may(pkcs11.CKA_SIGN, "its check value, and what the SPP says to the device"),
 		may(pkcs11.CKA_VERIFY, "what the device proves, compared inside the token"),
 		only("HMAC only: one key can't both MAC and derive", pkcs11.CKM_SHA256_HMAC),
 		travels("it is wrapped to the device's token; it lives in a session, minutes"),
 	),
-	ChannelDeviceKey: generic("device key of the service", derived,
+	ChannelDeviceKey: generic("device key of the service", derived|unwrapped,
 		may(pkcs11.CKA_SIGN, "the session's secret is an HMAC under it"),
 		may(pkcs11.CKA_VERIFY, "what the device proves, compared inside the token"),
 		only("HMAC only", pkcs11.CKM_SHA256_HMAC),
@@ -281,6 +289,21 @@ var templates = map[Kind]template{
 		only(guardStays, pkcs11.CKM_ECDSA),
 		travels("it is wrapped to the pool and to the device's token"),
 	),
+	DeviceAgreementKey: pair("device agreement key", generated|unwrapped,
+		may(pkcs11.CKA_DERIVE, "shows that the pair fits together; the device agrees with it"),
+		only(guardStays, pkcs11.CKM_ECDH1_DERIVE),
+		travels("it is wrapped to the pool and to the device's token"),
+	),
+	DeviceCipherKey: aes("device cipher key", generated|unwrapped,
+		only("nothing uses it before the device has it; a list can't be empty", pkcs11.CKM_AES_GCM),
+		travels("it is wrapped to the pool and to the device's token"),
+	),
+	TransportKey: pair("transport key", generated,
+		may(pkcs11.CKA_DERIVE, "an agreement for each key that comes in"),
+		only(guardStays, pkcs11.CKM_ECDH1_DERIVE),
+		stays("what was wrapped to it anywhere is as safe as this key"),
+		fixed(noSwitchOn),
+	).lasts(),
 	EphemeralKey: pair("ephemeral key", generated,
 		may(pkcs11.CKA_DERIVE, "one agreement, then it is destroyed"),
 		only(guardStays, pkcs11.CKM_ECDH1_DERIVE),
@@ -362,6 +385,11 @@ var templates = map[Kind]template{
 		only(guardStays, pkcs11.CKM_ECDSA),
 		travels("it is wrapped again, under the chip wrap key"),
 	),
+	InboundAgreementKey: pair("inbound agreement key", unwrapped,
+		may(pkcs11.CKA_DERIVE, "shows that it belongs to the manifest's public key"),
+		only(guardStays, pkcs11.CKM_ECDH1_DERIVE),
+		travels("it is wrapped again, under the chip wrap key"),
+	),
 	ResidentKey: generic("resident key", unwrapped|derived,
 		may(pkcs11.CKA_SIGN, "the device's MACs"),
 		may(pkcs11.CKA_VERIFY, "its peer's MACs, compared inside the token"),
@@ -377,6 +405,11 @@ var templates = map[Kind]template{
 	ResidentSigningKey: pair("resident signing key", unwrapped,
 		may(pkcs11.CKA_SIGN, "the device's signatures"),
 		only(guardStays, pkcs11.CKM_ECDSA),
+		stays(neverLeaves),
+	),
+	ResidentAgreementKey: pair("resident agreement key", unwrapped,
+		may(pkcs11.CKA_DERIVE, "the messages that the device is sent"),
+		only(guardStays, pkcs11.CKM_ECDH1_DERIVE),
 		stays(neverLeaves),
 	),
 	CheckKey: generic("check key", unwrapped,

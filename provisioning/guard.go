@@ -176,6 +176,21 @@ func (g *guard) Random(ctx context.Context, n int) (b []byte, err error) {
 	return b, err
 }
 
+func (g *guard) Make(ctx context.Context, alg keypackage.Algorithm) (w keypackage.WaitingKey, err error) {
+	err = g.use(ctx, func(ctx context.Context) (err error) { w, err = g.keys.Make(ctx, alg); return err })
+	return w, err
+}
+
+func (g *guard) Fetch(ctx context.Context, w keypackage.WaitingKey) (key keypackage.TransitKey, err error) {
+	err = g.use(ctx, func(ctx context.Context) (err error) { key, err = g.keys.Fetch(ctx, w); return err })
+	return key, err
+}
+
+func (g *guard) CheckValue(ctx context.Context, w keypackage.WaitingKey, msg []byte) (mac []byte, err error) {
+	err = g.use(ctx, func(ctx context.Context) (err error) { mac, err = g.keys.CheckValue(ctx, w, msg); return err })
+	return mac, err
+}
+
 // guardedKey is a device key under the guard. Destroying is let through: an
 // object that is left behind would outlast the trouble.
 type guardedKey struct {
@@ -202,7 +217,7 @@ func (s *guardedSender) Bind(ctx context.Context, suite keypackage.Suite, transc
 	return s.g.use(ctx, func(ctx context.Context) error { return s.Sender.Bind(ctx, suite, transcript, secrets) })
 }
 
-func (s *guardedSender) Wrap(ctx context.Context, key keypackage.MACKey) (w []byte, err error) {
+func (s *guardedSender) Wrap(ctx context.Context, key keypackage.TransitKey) (w []byte, err error) {
 	if k, ok := key.(*guardedKey); ok {
 		key = k.MACKey // the token knows its own
 	}

@@ -28,6 +28,12 @@ type Keys interface {
 	// SealSecret and OpenSecret keep the secrets of devices under way.
 	SealSecret(ctx context.Context, aad, plaintext []byte) (keypackage.Sealed, error)
 	OpenSecret(ctx context.Context, aad []byte, s keypackage.Sealed) ([]byte, error)
+	// Make makes a device's key that is a function of nothing, and gives it wrapped under
+	// the pool's keys; Fetch has it in the HSM again, to be wrapped to its device.
+	Make(ctx context.Context, alg keypackage.Algorithm) (keypackage.WaitingKey, error)
+	Fetch(ctx context.Context, w keypackage.WaitingKey) (keypackage.TransitKey, error)
+	// CheckValue gives HMAC-SHA-256 of msg under a symmetric key that waits.
+	CheckValue(ctx context.Context, w keypackage.WaitingKey, msg []byte) ([]byte, error)
 	// Random gives n random bytes of the HSM.
 	Random(ctx context.Context, n int) ([]byte, error)
 	// SignAuditHead makes a statement.AuditHead over its payload.

@@ -118,8 +118,10 @@ func (c *creation) run(ctx context.Context) error {
 	if c.records, err = readRecords(ctx, c.tok, c.plan.Realm); err != nil {
 		return err
 	}
-	for _, s := range fixedSpecs(c.plan.Realm) {
-		if _, err := c.key(ctx, s); err != nil {
+	made := map[string]*hsm.Key{}
+	for i, s := range fixedSpecs(c.plan.Realm) {
+		f := fixed[i]
+		if made[f.name], err = c.key(ctx, s, made[f.from]); err != nil {
 			return err
 		}
 	}
@@ -131,12 +133,18 @@ func (c *creation) run(ctx context.Context) error {
 	return nil
 }
 
-// key finds a key or generates it. A crash right after generating leaves a whole key, which the next run finds; a
-// crash inside leaves half of one, which the next run's sweep removes.
-func (c *creation) key(ctx context.Context, s hsm.Spec) (*hsm.Key, error) {
+// key finds a key or makes it: generates it, or copies it from another. A crash right after that leaves a whole key,
+// which the next run finds; a crash inside leaves half of one, which the next run's sweep removes.
+func (c *creation) key(ctx context.Context, s hsm.Spec, from *hsm.Key) (*hsm.Key, error) {
 	k, err := c.tok.Find(ctx, s)
 	if !errors.Is(err, hsm.ErrNoKey) {
 		return k, err
+	}
+	if from != nil {
+		if err := c.plan.Before(ctx, Act{Key: s.Label, What: "copy " + from.Label()}); err != nil {
+			return nil, fmt.Errorf("copy %q: %w", from.Label(), err)
+		}
+		return c.tok.Copy(ctx, from, s)
 	}
 	if err := c.plan.Before(ctx, Act{Key: s.Label, What: "generate"}); err != nil {
 		return nil, fmt.Errorf("generate %q: %w", s.Label, err)
@@ -160,7 +168,7 @@ func (c *creation) master(ctx context.Context, m Master) error {
 			return fmt.Errorf("%w: %q is recorded and was used; restore the token from its backup", err, r.label())
 		}
 	} else {
-		key, err = c.key(ctx, spec)
+		key, err = c.key(ctx, spec, nil)
 	}
 	if err != nil {
 		return err

@@ -50,6 +50,7 @@ func TestCreate(t *testing.T) {
 		"dev-identity-signing": "identity-signing key", "dev-device-ca": "CA key", "dev-station-ca": "CA key",
 		"dev-submission": "submission key", "dev-audit": "audit key",
 		"dev-pool-wrap-symmetric": "pool wrap key", "dev-pool-wrap-pair": "pool pair wrap key", "dev-pool-seal": "pool seal key",
+		"dev-pool-unwrap-symmetric": "pool unwrap key", "dev-pool-unwrap-pair": "pool pair unwrap key", "dev-transport": "transport key",
 	}
 	if d := cmp.Diff(want, labels(t, k)); d != "" {
 		t.Errorf("other keys than planned (-want +got):\n%s", d)
@@ -84,7 +85,7 @@ func TestCreate(t *testing.T) {
 	if k, err = maker.Open(ctx, tok, dev); err != nil {
 		t.Fatal(err)
 	}
-	if got := labels(t, k); len(got) != 8+2+2*3 || got["dev-purpose-simlock-2"] == "" {
+	if got := labels(t, k); len(got) != 11+2+2*3 || got["dev-purpose-simlock-2"] == "" {
 		t.Errorf("after a larger plan the token has %v", got)
 	}
 }
@@ -152,7 +153,7 @@ func TestCreateStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := labels(t, k); len(got) != 11 {
+	if got := labels(t, k); len(got) != 11+1+2 {
 		t.Errorf("the token has %v", got)
 	}
 }

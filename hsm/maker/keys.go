@@ -18,7 +18,8 @@ type Keys struct {
 	realm identity.Realm
 
 	identitySigning, submission, audit signer
-	poolSeal                           *hsm.Key
+	poolSeal, transport                *hsm.Key
+	poolWrap, poolUnwrap               map[bool]*hsm.Key // by whether they are of pairs
 	purposes                           map[purposeID]*hsm.Key
 	kdfs                               map[uint32]hsm.KDF // by master version
 	specs                              []hsm.Spec         // of all keys, in the order of the inventory
@@ -88,7 +89,9 @@ func (k *Keys) open(ctx context.Context) error {
 			return err
 		}
 	}
-	k.poolSeal = found[namePoolSeal]
+	k.poolSeal, k.transport = found[namePoolSeal], found[nameTransport]
+	k.poolWrap = map[bool]*hsm.Key{false: found[namePoolWrap], true: found[namePoolPairWrap]}
+	k.poolUnwrap = map[bool]*hsm.Key{false: found[namePoolUnwrap], true: found[namePoolPairUnwrap]}
 	return nil
 }
 

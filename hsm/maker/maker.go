@@ -23,6 +23,8 @@
 //	dev-device-ca, dev-station-ca
 //	dev-submission, dev-audit
 //	dev-pool-wrap-symmetric, dev-pool-wrap-pair, dev-pool-seal
+//	dev-pool-unwrap-symmetric, dev-pool-unwrap-pair      copies that unwrap
+//	dev-transport              takes keys from outside
 //
 // Which KDF a master version uses is fixed when it is born and stands beside it: in a data object that can neither
 // be changed nor destroyed, and in the mechanisms that the key allows. Open reads both. [Roles] says of each key of
@@ -55,21 +57,29 @@ const (
 	namePoolWrap        = "pool-wrap-symmetric"
 	namePoolPairWrap    = "pool-wrap-pair"
 	namePoolSeal        = "pool-seal"
+	namePoolUnwrap      = "pool-unwrap-symmetric"
+	namePoolPairUnwrap  = "pool-unwrap-pair"
+	nameTransport       = "transport"
 )
 
-// fixed are the keys that every SPP token has once, in the order in which Create makes them.
+// fixed are the keys that every SPP token has once, in the order in which Create makes them. One with a from is a
+// copy of that one, with the other usage.
 var fixed = []struct {
 	name string
 	kind hsm.Kind
+	from string
 }{
-	{nameIdentitySigning, hsm.IdentitySigningKey},
-	{nameDeviceCA, hsm.CAKey},
-	{nameStationCA, hsm.CAKey},
-	{nameSubmission, hsm.SubmissionKey},
-	{nameAudit, hsm.AuditKey},
-	{namePoolWrap, hsm.PoolWrapKey},
-	{namePoolPairWrap, hsm.PoolPairWrapKey},
-	{namePoolSeal, hsm.PoolSealKey},
+	{name: nameIdentitySigning, kind: hsm.IdentitySigningKey},
+	{name: nameDeviceCA, kind: hsm.CAKey},
+	{name: nameStationCA, kind: hsm.CAKey},
+	{name: nameSubmission, kind: hsm.SubmissionKey},
+	{name: nameAudit, kind: hsm.AuditKey},
+	{name: namePoolWrap, kind: hsm.PoolWrapKey},
+	{name: namePoolUnwrap, kind: hsm.PoolUnwrapKey, from: namePoolWrap},
+	{name: namePoolPairWrap, kind: hsm.PoolPairWrapKey},
+	{name: namePoolPairUnwrap, kind: hsm.PoolPairUnwrapKey, from: namePoolPairWrap},
+	{name: namePoolSeal, kind: hsm.PoolSealKey},
+	{name: nameTransport, kind: hsm.TransportKey},
 }
 
 func fixedSpecs(realm identity.Realm) []hsm.Spec {

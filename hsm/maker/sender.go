@@ -72,21 +72,37 @@ func (s *sender) Bind(ctx context.Context, suite keypackage.Suite, transcript [3
 	return nil
 }
 
-// Wrap wraps a key that Keys.DeviceKey gave: 40 bytes.
-func (s *sender) Wrap(ctx context.Context, key keypackage.MACKey) ([]byte, error) {
+// Wrap wraps a key that Keys.DeviceKey or Keys.Fetch gave: 40 bytes, of a pair 80.
+func (s *sender) Wrap(ctx context.Context, key keypackage.TransitKey) ([]byte, error) {
 	if s.kek == nil {
 		return nil, errors.New("wrap device key: the transfer is not bound")
 	}
-	d, ok := key.(*deviceKey)
-	if !ok || d.keys != s.keys {
+	var what *hsm.Key
+	size := keypackage.SymmetricSize + 8
+	switch k := key.(type) {
+	case *deviceKey:
+		if k.keys == s.keys {
+			what = k.key
+		}
+	case *transitKey:
+		if k.keys == s.keys {
+			what, size = k.key, keypackage.Entry{Algorithm: k.algorithm}.WrappedSize()
+		}
+	}
+	if what == nil {
 		return nil, fmt.Errorf("wrap device key: a %T is no device key of this token", key)
 	}
-	blob, err := s.keys.tok.Wrap(ctx, s.kek, d.key)
+	return s.keys.wrap(ctx, s.kek, what, size)
+}
+
+// wrap wraps a key and makes sure that the result is as long as it has to be.
+func (k *Keys) wrap(ctx context.Context, kek, key *hsm.Key, size int) ([]byte, error) {
+	blob, err := k.tok.Wrap(ctx, kek, key)
 	if err != nil {
 		return nil, fmt.Errorf("wrap device key: %w", err)
 	}
-	if len(blob) != keypackage.SymmetricSize+8 {
-		return nil, fmt.Errorf("wrap device key: the token gave %d bytes, RFC 3394 gives %d: stop using it", len(blob), keypackage.SymmetricSize+8)
+	if len(blob) != size {
+		return nil, fmt.Errorf("wrap device key: the token gave %d bytes, RFC 3394 gives %d: stop using it", len(blob), size)
 	}
 	return blob, nil
 }

@@ -1,0 +1,90 @@
+package maker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/keypackage"
+)
+
+// madeKinds is what a device's key of each algorithm is in the SPP's token.
+var madeKinds = map[keypackage.Algorithm]hsm.Kind{
+	keypackage.HMACSHA256: hsm.DeviceKey,
+	keypackage.AES256GCM:  hsm.DeviceCipherKey,
+	keypackage.ES256:      hsm.DeviceSigningKey,
+	keypackage.ECDH:       hsm.DeviceAgreementKey,
+}
+
+// Make makes a device's key, which is a function of nothing, and gives it wrapped under the pool wrap key of its
+// class. In the token it was a session object, which is destroyed: a key lives there only while it is used. A crash
+// leaves nothing.
+func (k *Keys) Make(ctx context.Context, alg keypackage.Algorithm) (keypackage.WaitingKey, error) {
+	kind, ok := madeKinds[alg]
+	if !ok {
+		return keypackage.WaitingKey{}, fmt.Errorf("make a device's key: the token makes none of %s", alg)
+	}
+	made, err := k.tok.Generate(ctx, hsm.Spec{Kind: kind})
+	if err != nil {
+		return keypackage.WaitingKey{}, fmt.Errorf("make a device's key: %w", err)
+	}
+	w, err := k.park(ctx, alg, made, made.Public())
+	if err = errors.Join(err, destroy(context.WithoutCancel(ctx), made)); err != nil {
+		return keypackage.WaitingKey{}, fmt.Errorf("make a device's key: %w", err)
+	}
+	return w, nil
+}
+
+// park wraps a key to wait.
+func (k *Keys) park(ctx context.Context, alg keypackage.Algorithm, key *hsm.Key, public []byte) (keypackage.WaitingKey, error) {
+	blob, err := k.wrap(ctx, k.poolWrap[alg.Pair()], key, keypackage.Entry{Algorithm: alg}.WrappedSize())
+	return keypackage.WaitingKey{Algorithm: alg, Wrapped: blob, Public: public}, err
+}
+
+// Fetch unwraps a waiting key into a session object of the token, to be wrapped to its device. The caller destroys it.
+// Of HMAC-SHA-256 the key is a keypackage.MACKey. That it is the one of w.Public, whoever sealed it has made sure of;
+// the device looks again.
+func (k *Keys) Fetch(ctx context.Context, w keypackage.WaitingKey) (keypackage.TransitKey, error) {
+	kind, ok := madeKinds[w.Algorithm]
+	if !ok {
+		return nil, fmt.Errorf("fetch a device's key: there are none of %s", w.Algorithm)
+	}
+	key, err := k.tok.Unwrap(ctx, k.poolUnwrap[w.Algorithm.Pair()], w.Wrapped, hsm.Spec{Kind: kind})
+	if err != nil {
+		return nil, fmt.Errorf("fetch a device's key of %s: %w", w.Algorithm, err)
+	}
+	if w.Algorithm == keypackage.HMACSHA256 {
+		return &deviceKey{keys: k, key: key}, nil
+	}
+	return &transitKey{keys: k, algorithm: w.Algorithm, key: key}, nil
+}
+
+// CheckValue gives the check value of a waiting symmetric key: HMAC-SHA-256 of msg, which is keypackage.CheckMessage.
+// A key of AES type can't MAC, so it is unwrapped once more, as one that can.
+func (k *Keys) CheckValue(ctx context.Context, w keypackage.WaitingKey, msg []byte) ([]byte, error) {
+	if !w.Algorithm.Symmetric() {
+		return nil, fmt.Errorf("check value: a key of %s has none, its public half vouches for it", w.Algorithm)
+	}
+	twin, err := k.tok.Unwrap(ctx, k.poolUnwrap[false], w.Wrapped, hsm.Spec{Kind: hsm.CheckKey})
+	if err != nil {
+		return nil, fmt.Errorf("check value: %w", err)
+	}
+	mac, err := twin.MAC(ctx, msg)
+	if err = errors.Join(err, destroy(context.WithoutCancel(ctx), twin)); err != nil {
+		return nil, fmt.Errorf("check value: %w", err)
+	}
+	return mac, nil
+}
+
+// transitKey is a device's key in the SPP's token that can't MAC: a pair, or an AES key.
+type transitKey struct {
+	keys      *Keys
+	algorithm keypackage.Algorithm
+	key       *hsm.Key
+}
+
+// Destroy destroys the key, also when ctx is over. Repeating it does no harm.
+func (t *transitKey) Destroy(ctx context.Context) error {
+	return destroy(context.WithoutCancel(ctx), t.key)
+}

@@ -1,0 +1,113 @@
+package maker_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/x509"
+	"testing"
+
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/keypackage"
+)
+
+// TestWaiting: a key of each algorithm is made, waits wrapped, is fetched and wrapped to a device, which gets the very
+// key: the one of the public half, or of the check value.
+func TestWaiting(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	_, _, k := opened(t)
+	for _, alg := range []keypackage.Algorithm{keypackage.ES256, keypackage.ECDH, keypackage.HMACSHA256, keypackage.AES256GCM} {
+		w, err := k.Make(ctx, alg)
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		encoded, err := w.Encode()
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		if w, err = keypackage.ParseWaitingKey(encoded); err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		key, err := k.Fetch(ctx, w)
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		private, public := peer(t)
+		sender, err := k.NewSender(ctx, public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		transcript := sha256.Sum256(public.Point())
+		if err := sender.Bind(ctx, keypackage.SuiteAttested, transcript, false); err != nil {
+			t.Fatal(err)
+		}
+		blob, err := sender.Wrap(ctx, key)
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		value := unwrap(t, kdf1(t, agree(t, private, sender.Point()), keypackage.TransferContext(keypackage.SuiteAttested, keypackage.TransferKEK, transcript)), blob)
+		if alg.Pair() {
+			// PrivateKeyInfo, padded to the wrap's blocks.
+			parsed, err := x509.ParsePKCS8PrivateKey(value[:2+int(value[1])])
+			if err != nil {
+				t.Fatalf("%s: %v", alg, err)
+			}
+			point, err := parsed.(*ecdsa.PrivateKey).PublicKey.Bytes()
+			if err != nil || !bytes.Equal(point, w.Public) {
+				t.Errorf("%s: the device got a key of another public half, %v", alg, err)
+			}
+		} else {
+			msg := []byte("check")
+			h := hmac.New(sha256.New, value)
+			h.Write(msg)
+			mac, err := k.CheckValue(ctx, w, msg)
+			if err != nil || !bytes.Equal(mac, h.Sum(nil)) {
+				t.Errorf("%s: another check value, or %v", alg, err)
+			}
+		}
+		if err := key.Destroy(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := sender.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		if again, err := k.Make(ctx, alg); err != nil || bytes.Equal(again.Wrapped, w.Wrapped) {
+			t.Errorf("%s: made twice, the same key, or %v", alg, err)
+		}
+	}
+}
+
+// TestWaitingRefuses: what doesn't unwrap, waits under the key of another class, or is no key.
+func TestWaitingRefuses(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	_, _, k := opened(t)
+	if _, err := k.Make(ctx, keypackage.None); err == nil {
+		t.Error("it made a key for no algorithm")
+	}
+	pair, err := k.Make(ctx, keypackage.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := k.Make(ctx, keypackage.AES256GCM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.CheckValue(ctx, pair, nil); err == nil {
+		t.Error("a pair has a check value")
+	}
+	spoiled := secret
+	spoiled.Wrapped = bytes.Clone(secret.Wrapped)
+	spoiled.Wrapped[7] ^= 1
+	foreign := pair
+	foreign.Algorithm = keypackage.AES256GCM
+	other := secret
+	other.Algorithm = keypackage.ECDH
+	for name, w := range map[string]keypackage.WaitingKey{"a changed blob": spoiled, "a pair as a secret key": foreign, "a secret key as a pair": other} {
+		if _, err := k.Fetch(ctx, w); hsm.Classify(err) != hsm.DataFault {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
