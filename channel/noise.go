@@ -1,0 +1,93 @@
+package channel
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/flynn/noise"
+)
+
+// pskSize is that of a Noise pre-shared key.
+const pskSize = 32
+
+// ephemeralSize is that of an X25519 key.
+const ephemeralSize = 32
+
+// handshake is one side of Noise NNpsk2: two messages, the initiator's first. The
+// pre-shared key is needed from the second on, and then both ephemeral keys are known.
+// It's what this package wants of a Noise library, and all it wants.
+type handshake interface {
+	// write gives the next message.
+	write(payload []byte) (message []byte, err error)
+	// read reads the peer's message and gives its payload. An error means that it
+	// doesn't open: the peer has another key or hello.
+	read(message []byte) (payload []byte, err error)
+	// preshare sets the pre-shared key.
+	preshare(psk []byte) error
+	// split gives what encrypts and decrypts once both messages are through, and the
+	// handshake's hash, which no two handshakes share.
+	split() (send, receive *noise.CipherState, binding []byte, err error)
+}
+
+var noiseSuite = noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSHA256)
+
+// flynn is a handshake of github.com/flynn/noise.
+type flynn struct {
+	state         *noise.HandshakeState
+	initiator     bool
+	preshared     bool
+	send, receive *noise.CipherState
+}
+
+// errNoPSK: the library would read on with an empty one, which is no pre-shared key at all.
+var errNoPSK = errors.New("the pre-shared key isn't set")
+
+// newNoise begins a handshake. own is the ephemeral pair, made beforehand: the
+// pre-shared key covers it, and the library's own would be known too late.
+func newNoise(initiator bool, prologue []byte, own noise.DHKey) (*flynn, error) {
+	s, err := noise.NewHandshakeState(noise.Config{
+		CipherSuite: noiseSuite, Pattern: noise.HandshakeNN, Initiator: initiator, Prologue: prologue,
+		PresharedKeyPlacement: 2, Random: bytes.NewReader(own.Private), // the one thing that it draws
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &flynn{state: s, initiator: initiator}, nil
+}
+
+func (f *flynn) write(payload []byte) ([]byte, error) {
+	m, a, b, err := f.state.WriteMessage(nil, payload)
+	f.keep(a, b)
+	return m, err
+}
+
+func (f *flynn) read(message []byte) ([]byte, error) {
+	if f.initiator && !f.preshared {
+		return nil, errNoPSK
+	}
+	p, a, b, err := f.state.ReadMessage(nil, message)
+	f.keep(a, b)
+	return p, err
+}
+
+func (f *flynn) keep(initiators, responders *noise.CipherState) {
+	if f.send, f.receive = initiators, responders; !f.initiator {
+		f.send, f.receive = responders, initiators
+	}
+}
+
+func (f *flynn) preshare(psk []byte) error {
+	if len(psk) != pskSize {
+		return fmt.Errorf("a pre-shared key of %d bytes, %d are due", len(psk), pskSize)
+	}
+	f.preshared = true
+	return f.state.SetPresharedKey(psk)
+}
+
+func (f *flynn) split() (send, receive *noise.CipherState, binding []byte, err error) {
+	if f.send == nil || f.receive == nil {
+		return nil, nil, nil, errors.New("the handshake isn't over")
+	}
+	return f.send, f.receive, bytes.Clone(f.state.ChannelBinding()), nil
+}

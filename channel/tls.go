@@ -1,0 +1,203 @@
+package channel
+
+import (
+	"bufio"
+	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+const (
+	// protocol is what both ends of a TLS connection agree on (ALPN, RFC 7301).
+	protocol = "devicekeys/1"
+	// exporterLabel names the bytes that both sides have of one connection (RFC 8446 §7.5).
+	exporterLabel = "EXPORTER-devicekeys-channel"
+	exporterSize  = 32
+)
+
+// ClientTLS gives the TLS configuration that devices use: what config says, with TLS 1.3 and
+// this package's protocol and nothing else.
+func ClientTLS(config *tls.Config) (*tls.Config, error) {
+	if config == nil || config.ServerName == "" || config.RootCAs == nil {
+		return nil, errors.New("a TLS suite needs the service's CA and its name")
+	}
+	return confine(config), nil
+}
+
+// ServerTLS gives the TLS configuration that the service uses. A device shows its
+// certificate or none; one that is shown must be of ClientCAs.
+func ServerTLS(config *tls.Config) (*tls.Config, error) {
+	if config == nil || len(config.Certificates) == 0 && config.GetCertificate == nil {
+		return nil, errors.New("a TLS suite needs the service's certificate")
+	}
+	c := confine(config)
+	if c.ClientAuth = tls.NoClientCert; c.ClientCAs != nil {
+		c.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	// A resumed connection shows no certificate and no key again.
+	c.SessionTicketsDisabled = true
+	return c, nil
+}
+
+func confine(config *tls.Config) *tls.Config {
+	c := config.Clone()
+	c.MinVersion, c.MaxVersion = tls.VersionTLS13, tls.VersionTLS13
+	c.NextProtos = []string{protocol}
+	c.InsecureSkipVerify = false
+	c.ClientSessionCache = nil
+	return c
+}
+
+// exported gives the exporter of a connection whose handshake is over.
+func exported(conn *tls.Conn) ([]byte, error) {
+	s := conn.ConnectionState()
+	return s.ExportKeyingMaterial(exporterLabel, nil, exporterSize)
+}
+
+// tls is SuiteTLS and SuiteCertificate.
+func (c DeviceConfig) tls(ctx context.Context, conn net.Conn, hello []byte) (*Conn, error) {
+	config, err := ClientTLS(c.TLS)
+	if err != nil {
+		return nil, err
+	}
+	if (c.Hello.Suite == SuiteCertificate) != (len(config.Certificates) == 1 || config.GetClientCertificate != nil) {
+		return nil, fmt.Errorf("suite %s: a device shows its certificate in suite %s, and only there", c.Hello.Suite, SuiteCertificate)
+	}
+	inside := tls.Client(conn, config)
+	if err := inside.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	exporter, err := exported(inside)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFrame(inside, []byte{frameHello}, hello); err != nil {
+		return nil, err
+	}
+	if c.Hello.Suite == SuiteTLS {
+		mac, err := c.MAC(ctx, proofMessage(labelDevice, hello, exporter))
+		if err != nil {
+			return nil, fmt.Errorf("use the device's key: %w", err)
+		}
+		if err := writeFrame(inside, []byte{frameHandshake}, mac); err != nil {
+			return nil, err
+		}
+	}
+	out := &Conn{conn: inside, reader: bufio.NewReaderSize(inside, readAhead), in: plainRecords{}, out: plainRecords{}, binding: exporter}
+	b, err := answer(out.reader)
+	if alert := (*net.OpError)(nil); errors.As(err, &alert) && alert.Op == "remote error" {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err) // the service's TLS didn't take the certificate
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.Hello.Suite == SuiteTLS {
+		want, err := c.MAC(ctx, proofMessage(labelService, hello, exporter))
+		if err != nil {
+			return nil, fmt.Errorf("use the device's key: %w", err)
+		}
+		if len(b) < macSize || subtle.ConstantTimeCompare(b[:macSize], want) != 1 {
+			return nil, ErrRefused
+		}
+		b = b[macSize:]
+	}
+	out.greeted, err = parseGreeting(b)
+	return out, err
+}
+
+// tls is SuiteTLS and SuiteCertificate.
+func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *bufio.Reader, source netip.Addr) (*Conn, error) {
+	if c.TLS == nil {
+		return nil, fmt.Errorf("%w: TLS, which the service doesn't have", ErrForm)
+	}
+	config, err := ServerTLS(c.TLS)
+	if err != nil {
+		return nil, err
+	}
+	inside := tls.Server(peeked{conn, r}, config)
+	if err := inside.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	exporter, err := exported(inside)
+	if err != nil {
+		return nil, err
+	}
+	out := &Conn{conn: inside, reader: bufio.NewReaderSize(inside, readAhead), in: plainRecords{}, out: plainRecords{}, binding: exporter, greeted: newGreeting(c.Now())}
+	raw, h, err := readHello(out.reader)
+	if err != nil {
+		return nil, err
+	}
+	out.hello = h
+	if err := c.Limiter.identity(h.Identity); err != nil {
+		return nil, c.later(inside, err)
+	}
+	var proof []byte
+	switch h.Suite {
+	case SuiteTLS:
+		proof, err = c.prove(ctx, out, raw, exporter, source)
+	case SuiteCertificate:
+		err = c.certified(ctx, h, inside.ConnectionState(), source)
+	default:
+		return nil, fmt.Errorf("%w: suite %s inside TLS", ErrForm, h.Suite)
+	}
+	if _, ok := busy(err); ok {
+		return nil, c.later(inside, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, writeFrame(inside, []byte{frameHandshake}, proof, out.greeted.encode())
+}
+
+// prove checks the device's proof in the HSM and gives the service's.
+func (c ServiceConfig) prove(ctx context.Context, conn *Conn, raw, exporter []byte, source netip.Addr) (_ []byte, err error) {
+	b, err := readFrame(conn.reader, nil, 1+macSize)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) != 1+macSize || b[0] != frameHandshake {
+		return nil, fmt.Errorf("%w: a proof of %d bytes", ErrForm, len(b))
+	}
+	if conn.hello.Realm != c.Realm || c.Admit == nil {
+		return nil, fmt.Errorf("%w: a device of realm %s", ErrRefused, conn.hello.Realm)
+	}
+	peer, err := c.Admit(ctx, conn.hello, source)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	defer func() { err = errors.Join(err, peer.Close(context.WithoutCancel(ctx))) }()
+	if err := peer.Verify(ctx, proofMessage(labelDevice, raw, exporter), b[1:]); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	proof, err := peer.MAC(ctx, proofMessage(labelService, raw, exporter))
+	if err == nil && len(proof) != macSize {
+		err = fmt.Errorf("the HSM gave a MAC of %d bytes", len(proof))
+	}
+	return proof, err
+}
+
+// certified asks whether a device that has shown its certificate is let in.
+func (c ServiceConfig) certified(ctx context.Context, h Hello, s tls.ConnectionState, source netip.Addr) error {
+	switch {
+	case len(s.VerifiedChains) == 0:
+		return fmt.Errorf("%w: no certificate was shown", ErrRefused)
+	case h.Realm != c.Realm || c.AdmitCertificate == nil:
+		return fmt.Errorf("%w: a device of realm %s", ErrRefused, h.Realm)
+	}
+	if err := c.AdmitCertificate(ctx, h, s.PeerCertificates[0], source); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return nil
+}
+
+// peeked is a connection of which the first bytes were looked at.
+type peeked struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (p peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
