@@ -50,7 +50,7 @@ func (k *Key) derives(kdf KDF, s Spec) error {
 	if kdf != own {
 		return fmt.Errorf("by %s from %s, which serves %s", kdf, k, own)
 	}
-	if child := max(s.KDF, KDF1); s.Kind == PurposeKey && child != own {
+	if child := max(s.KDF, KDF1); (s.Kind == PurposeKey || s.Kind == PurposeTwin) && child != own {
 		return fmt.Errorf("a purpose key for %s from %s, which serves %s: one master version has one KDF", child, k, own)
 	}
 	return nil

@@ -41,9 +41,11 @@ func (t *Token) findKey(s *session, spec Spec, p *plan) (*Key, error) {
 	}
 	h := found[0]
 	k := t.made(s, spec, p, h)
-	whole, err := t.whole(s, p.class, h)
-	if err != nil {
-		return nil, err
+	whole := spec.Unwrapped
+	if !whole {
+		if whole, err = t.whole(s, p.class, h); err != nil {
+			return nil, err
+		}
 	}
 	if !whole {
 		return nil, errHalfWritten

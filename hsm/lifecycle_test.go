@@ -101,7 +101,7 @@ func TestSpecsThatMakeNoSense(t *testing.T) {
 		"a zero in the label":            {Kind: hsm.MasterKey, Label: "a\x00b", Token: true},
 		"a session kind in the token":    {Kind: hsm.EphemeralKey, Label: "x", Token: true},
 		"a derived kind, generated":      {Kind: hsm.PurposeKey, Label: "x", Token: true},
-		"a device key out of nowhere":    {Kind: hsm.DeviceKey},
+		"a service's key out of nowhere": {Kind: hsm.ChannelDeviceKey},
 		"a KDF that doesn't exist":       {Kind: hsm.MasterKey, Label: "x", Token: true, KDF: 3},
 		"a KDF for a key that has none":  {Kind: hsm.AuditKey, Label: "x", Token: true, KDF: hsm.KDF2},
 		"the twin without its original":  {Kind: hsm.PoolUnwrapKey, Label: "x", Token: true},

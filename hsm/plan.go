@@ -44,7 +44,7 @@ var plans = sync.OnceValue(func() map[kindKey]*plan {
 	m := map[kindKey]*plan{}
 	for k, t := range templates {
 		m[kindKey{k, cbcBackend}] = newPlan(kindKey{k, cbcBackend}, t)
-		if k == MasterKey || k == PurposeKey {
+		if k == MasterKey || k == PurposeKey || k == PurposeTwin {
 			m[kindKey{k, nativeBackend}] = newPlan(kindKey{k, nativeBackend}, t.replacing(
 				only("one KDF for each master version; "+guardStays, ckmSP800108CounterKDF)))
 			m[kindKey{k, hostBackend}] = newPlan(kindKey{k, hostBackend}, t.replacing(
@@ -154,7 +154,7 @@ func (t *Token) plan(s Spec, o origin) (*plan, error) {
 	switch s.KDF {
 	case 0, KDF1:
 	case KDF2:
-		if s.Kind != MasterKey && s.Kind != PurposeKey {
+		if s.Kind != MasterKey && s.Kind != PurposeKey && s.Kind != PurposeTwin {
 			return nil, fmt.Errorf("a %s has no KDF of its own", s.Kind)
 		}
 		b, err := t.kdf2Backend()

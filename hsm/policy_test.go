@@ -19,6 +19,7 @@ var operations = []string{"HMAC", "CMAC", "ECDSA", "EdDSA", "encrypt", "encrypt 
 var policy = map[hsm.Kind][]string{
 	hsm.MasterKey:            {"derive"},
 	hsm.PurposeKey:           {"derive"},
+	hsm.PurposeTwin:          {"derive"},
 	hsm.DeviceKey:            {"HMAC"},
 	hsm.ChannelDeviceKey:     {"HMAC"},
 	hsm.IdentitySigningKey:   {"ECDSA"},
@@ -62,7 +63,7 @@ var policy = map[hsm.Kind][]string{
 }
 
 // extractable are the kinds that may be wrapped; no other may.
-var extractable = []hsm.Kind{hsm.DeviceKey, hsm.DeviceSigningKey, hsm.DeviceAgreementKey, hsm.DeviceCipherKey,
+var extractable = []hsm.Kind{hsm.PurposeTwin, hsm.DeviceKey, hsm.DeviceSigningKey, hsm.DeviceAgreementKey, hsm.DeviceCipherKey,
 	hsm.InboundKey, hsm.InboundCipherKey, hsm.InboundSigningKey, hsm.InboundAgreementKey}
 
 // agreeing are the kinds that agree and do nothing else.

@@ -17,6 +17,9 @@ const (
 	// PurposeKey is derived from a master key, one for each purpose; device keys are
 	// derived from it.
 	PurposeKey
+	// PurposeTwin is a purpose key on its way to another HSM: derived once more in a
+	// ceremony, as a session object that may be wrapped.
+	PurposeTwin
 	// DeviceKey is a device's symmetric key in the SPP: 32 bytes, HMAC, extractable so
 	// that it can be wrapped to the device.
 	DeviceKey
@@ -110,6 +113,11 @@ type Spec struct {
 	// Token makes a token object, which lasts; else a session object, which dies with
 	// the Token it was made in.
 	Token bool
+	// Unwrapped says of a token key that it came from another HSM. SoftHSM keeps no check
+	// value of such a key, by which [Token.Find] tells a whole key from one that a crash
+	// left half written; so whoever unwrapped it has tried it, and says so somewhere.
+	// [Token.Sweep] can't tell either, and is not for tokens with such keys.
+	Unwrapped bool
 	// KDF is the key derivation that a MasterKey or PurposeKey serves; zero is [KDF1].
 	// Other kinds don't have one.
 	KDF KDF
@@ -224,6 +232,11 @@ var templates = map[Kind]template{
 		stays("resident; another HSM gets an extractable twin in the ceremony"),
 		fixed(noSwitchOn),
 	).lasts(),
+	PurposeTwin: aes("purpose key's twin", derived,
+		may(pkcs11.CKA_DERIVE, "its check value, for the eyes of two custodians"),
+		only(guardStays, pkcs11.CKM_AES_CBC_ENCRYPT_DATA),
+		travels("it is wrapped to the other HSM's transport key, then destroyed"),
+	),
 	DeviceKey: generic("device key", derived|generated|unwrapped,
 		may(pkcs11.CKA_SIGN, "its check value, and what the SPP says to the device"),
 		may(pkcs11.CKA_VERIFY, "what the device proves, compared inside the token"),

@@ -26,7 +26,7 @@ func (k *Keys) DeviceKey(ctx context.Context, key keypackage.KeyID, context []by
 	if err != nil {
 		return nil, fmt.Errorf("derive device key: %w", err)
 	}
-	if err := checkContext(k.realm, key, context); err != nil {
+	if err := CheckContext(k.realm, key, context); err != nil {
 		return nil, fmt.Errorf("derive device key %q: %w", key, err)
 	}
 	made, err := k.tok.Derive(ctx, purpose, hsm.KDF(key.KDF), context, hsm.Spec{Kind: hsm.DeviceKey})
@@ -55,8 +55,9 @@ type deviceContext struct {
 // maxContext bounds an encoded context, in bytes: labels, a purpose and an identity of 32, a record id of 32.
 const maxContext = 256
 
-// checkContext takes the context apart, checks the identity and builds the context anew: the two must be equal.
-func checkContext(realm identity.Realm, key keypackage.KeyID, context []byte) error {
+// CheckContext takes a device key's context apart, checks the identity and builds the context anew: the two must be
+// equal. Whoever derives device keys asks it first.
+func CheckContext(realm identity.Realm, key keypackage.KeyID, context []byte) error {
 	var c deviceContext
 	if err := detcbor.Unmarshal(context, &c, maxContext); err != nil {
 		return fmt.Errorf("context: %w", err)

@@ -3,12 +3,15 @@ package maker_test
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"testing"
 
 	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/keypackage"
 )
 
@@ -111,3 +114,65 @@ func TestWaitingRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestImport: keys from outside, wrapped to the transport key, wait like those that were made here.
+func TestImport(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	_, _, k := opened(t)
+	to, err := k.TransportKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := private.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, other := peer(t)
+	pair, err := transport.WrapSoftware(dev, to, "key/1", der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := transport.WrapSoftware(dev, to, "key/2", make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, alg := range []keypackage.Algorithm{keypackage.ES256, keypackage.ECDH} {
+		w, err := k.Import(ctx, alg, point, "key/1", pair)
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		if key, err := k.Fetch(ctx, w); err != nil {
+			t.Errorf("%s: %v", alg, err)
+		} else if err := key.Destroy(ctx); err != nil {
+			t.Error(err)
+		}
+		if _, err := k.Import(ctx, alg, other.Point(), "key/1", pair); hsm.Classify(err) != hsm.DataFault {
+			t.Errorf("%s: another public half: %v", alg, err)
+		}
+	}
+	if _, err := k.Import(ctx, keypackage.AES256GCM, nil, "key/2", secret); err != nil {
+		t.Error(err)
+	}
+	for name, err := range map[string]error{
+		"another label":     second(k.Import(ctx, keypackage.AES256GCM, nil, "key/1", secret)),
+		"a pair as secret":  second(k.Import(ctx, keypackage.AES256GCM, nil, "key/1", pair)),
+		"a secret as pair":  second(k.Import(ctx, keypackage.ES256, point, "key/2", secret)),
+		"no public half":    second(k.Import(ctx, keypackage.ES256, nil, "key/1", pair)),
+		"no key of any use": second(k.Import(ctx, keypackage.None, nil, "key/2", secret)),
+	} {
+		if err == nil {
+			t.Errorf("%s was imported", name)
+		}
+	}
+}
+
+func second(_ keypackage.WaitingKey, err error) error { return err }

@@ -1,0 +1,232 @@
+// Package transport brings keys into an HSM: from another HSM, or from outside. Each HSM
+// has a transport key, an EC P-256 pair; whoever sends makes a fresh pair, agrees, and
+// wraps:
+//
+//	KEK  = KDF 1 under the agreed secret over ["dk-transport", 1, realm, recipient, e, label]
+//	blob = [1, realm, SHA-256(recipient), e, label, AES-KW(KEK, key)]
+//
+// The label says what is sent and is bound to it: what was sent as one thing opens as no
+// other. It's not said who sent it: whoever knows the public half can send. So people
+// compare check values, and a pair is compared with its public half.
+package transport
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/detcbor"
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// Limits of a blob, in bytes.
+const (
+	MaxLabel = 128
+	MaxBlob  = 1024
+)
+
+const version = 1
+
+type wire struct {
+	_         struct{} `cbor:",toarray"`
+	Version   uint
+	Realm     identity.Realm
+	Recipient []byte
+	Point     []byte
+	Label     string
+	Wrapped   []byte
+}
+
+// ErrOther says that a blob isn't meant for this transport key, realm or label.
+var ErrOther = errors.New("the blob is meant for something else")
+
+// Label gives the label of a realm's transport key: "dev-transport".
+func Label(realm identity.Realm) string { return realm.Prefix() + "transport" }
+
+// Spec gives what the transport key of a token is.
+func Spec(realm identity.Realm) hsm.Spec {
+	return hsm.Spec{Kind: hsm.TransportKey, Label: Label(realm), Token: true}
+}
+
+func kekContext(realm identity.Realm, recipient, point []byte, label string) []byte {
+	return detcbor.Array("dk-transport", 1, realm, recipient, point, label)
+}
+
+// Wrap wraps key, a session object that may leave tok, to a transport key. The fresh pair
+// and what is derived are session objects, and gone when Wrap returns.
+func Wrap(ctx context.Context, tok *hsm.Token, realm identity.Realm, to statement.PublicKey, label string, key *hsm.Key) (_ []byte, err error) {
+	if err := checkLabel(label); err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	var made []*hsm.Key
+	defer func() {
+		for _, k := range made {
+			err = errors.Join(err, k.Destroy(context.WithoutCancel(ctx)))
+		}
+	}()
+	own, err := tok.Generate(ctx, hsm.Spec{Kind: hsm.EphemeralKey})
+	if err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	made = append(made, own)
+	agreed, err := tok.Agree(ctx, own, to.Point(), hsm.Spec{Kind: hsm.AgreedKey})
+	if err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	made = append(made, agreed)
+	kek, err := tok.Derive(ctx, agreed, hsm.KDF1, kekContext(realm, to.Point(), own.Public(), label), hsm.Spec{Kind: hsm.TransferWrapKey})
+	if err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	made = append(made, kek)
+	wrapped, err := tok.Wrap(ctx, kek, key)
+	if err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	return encode(realm, to, own.Public(), label, wrapped), nil
+}
+
+// WrapSoftware wraps a key that lies in this process's memory: 32 bytes of a symmetric key,
+// or a P-256 private key as PKCS #8. It's for senders without an HSM.
+func WrapSoftware(realm identity.Realm, to statement.PublicKey, label string, key []byte) ([]byte, error) {
+	if err := checkLabel(label); err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	point, err := ecdh.P256().NewPublicKey(to.Point())
+	if err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	own, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := own.ECDH(point)
+	if err != nil {
+		return nil, fmt.Errorf("wrap for transport: %w", err)
+	}
+	defer clear(secret)
+	e := own.PublicKey().Bytes()
+	kek, err := kdf1(secret, kekContext(realm, to.Point(), e, label))
+	if err != nil {
+		return nil, err
+	}
+	defer clear(kek)
+	padded := append([]byte(nil), key...)
+	for len(padded)%8 != 0 { // a DER item says itself where it ends
+		padded = append(padded, 0)
+	}
+	defer clear(padded)
+	wrapped, err := wrapKey(kek, padded)
+	if err != nil {
+		return nil, err
+	}
+	return encode(realm, to, e, label, wrapped), nil
+}
+
+func encode(realm identity.Realm, to statement.PublicKey, e []byte, label string, wrapped []byte) []byte {
+	id := sha256.Sum256(to.Point())
+	return detcbor.Must(wire{Version: version, Realm: realm, Recipient: id[:], Point: e, Label: label, Wrapped: wrapped})
+}
+
+func checkLabel(label string) error {
+	if label == "" || len(label) > MaxLabel {
+		return fmt.Errorf("a label of %d bytes: 1 to %d are allowed", len(label), MaxLabel)
+	}
+	return nil
+}
+
+// ReadLabel gives what a blob says it holds. Nothing in it is proven.
+func ReadLabel(blob []byte) (string, error) {
+	w, err := parse(blob)
+	return w.Label, err
+}
+
+func parse(blob []byte) (wire, error) {
+	var w wire
+	if err := detcbor.Unmarshal(blob, &w, MaxBlob); err != nil {
+		return w, fmt.Errorf("read what was sent: %w", err)
+	}
+	if w.Version != version || len(w.Recipient) != sha256.Size || len(w.Wrapped)%8 != 0 || len(w.Wrapped) < 24 {
+		return w, fmt.Errorf("read what was sent: version %d for a recipient of %d bytes with %d wrapped ones is not known", w.Version, len(w.Recipient), len(w.Wrapped))
+	}
+	if _, err := statement.ParsePoint(w.Point); err != nil {
+		return w, fmt.Errorf("read what was sent: %w", err)
+	}
+	return w, checkLabel(w.Label)
+}
+
+// Unwrap unwraps what was sent to own, a token's transport key, under label, as a key of s.
+// ErrOther: it was sent to another key, for another realm or under another label; hsm.ErrData:
+// it was changed.
+func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Realm, label string, blob []byte, s hsm.Spec) (_ *hsm.Key, err error) {
+	w, err := parse(blob)
+	if err != nil {
+		return nil, err
+	}
+	id := sha256.Sum256(own.Public())
+	if w.Realm != realm || string(w.Recipient) != string(id[:]) || w.Label != label {
+		return nil, fmt.Errorf("unwrap what was sent as %q in realm %s: %w", w.Label, w.Realm, ErrOther)
+	}
+	var made []*hsm.Key
+	defer func() {
+		for _, k := range made {
+			err = errors.Join(err, k.Destroy(context.WithoutCancel(ctx)))
+		}
+	}()
+	agreed, err := tok.Agree(ctx, own, w.Point, hsm.Spec{Kind: hsm.AgreedKey})
+	if err != nil {
+		return nil, fmt.Errorf("unwrap what was sent: %w", err)
+	}
+	made = append(made, agreed)
+	kek, err := tok.Derive(ctx, agreed, hsm.KDF1, kekContext(realm, own.Public(), w.Point, label), hsm.Spec{Kind: hsm.TransferUnwrapKey})
+	if err != nil {
+		return nil, fmt.Errorf("unwrap what was sent: %w", err)
+	}
+	made = append(made, kek)
+	key, err := tok.Unwrap(ctx, kek, w.Wrapped, s)
+	if err != nil {
+		return nil, fmt.Errorf("unwrap what was sent: %w", err)
+	}
+	return key, nil
+}
+
+// kdf1 is KDF 1 in software: AES-256-CBC with a zero IV over SHA-256 of the context.
+func kdf1(key, context []byte) ([]byte, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(context)
+	out := make([]byte, len(sum))
+	cipher.NewCBCEncrypter(block, make([]byte, aes.BlockSize)).CryptBlocks(out, sum[:])
+	return out, nil
+}
+
+// wrapKey is AES Key Wrap in software (RFC 3394 §2.2.1).
+func wrapKey(kek, key []byte) ([]byte, error) {
+	block, err := aes.NewCipher(kek)
+	if err != nil {
+		return nil, err
+	}
+	n := len(key) / 8
+	out := append([]byte{0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6}, key...)
+	var b [aes.BlockSize]byte
+	for j := range 6 {
+		for i := 1; i <= n; i++ {
+			copy(b[:8], out[:8])
+			copy(b[8:], out[8*i:])
+			block.Encrypt(b[:], b[:])
+			binary.BigEndian.PutUint64(out, binary.BigEndian.Uint64(b[:8])^uint64(n*j+i))
+			copy(out[8*i:], b[8:])
+		}
+	}
+	return out, nil
+}
