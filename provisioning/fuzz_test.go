@@ -207,7 +207,7 @@ func FuzzRequest(f *testing.F) {
 			status := w.Result().Trailer.Get("Grpc-Status") + w.Header().Get("Grpc-Status")
 			// Frames that are none are connect's to refuse, which it does with 13.
 			text := w.Result().Trailer.Get("Grpc-Message") + w.Header().Get("Grpc-Message")
-			connects := strings.HasPrefix(text, "protocol error: ") || strings.HasPrefix(text, "corrupt response: ")
+			connects := strings.HasPrefix(strings.TrimPrefix(text, "gRPC-Web "), "protocol error: ") || strings.HasPrefix(text, "corrupt response: ")
 			if w.Code == http.StatusInternalServerError || (status == "13" || status == "2") && !connects {
 				t.Fatalf("%d, gRPC status %s: %s", w.Code, status, text)
 			}
