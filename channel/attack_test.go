@@ -270,6 +270,72 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+// TestSlowMessage: who has begun a message goes on with it, however long the silence between two may be.
+func TestSlowMessage(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	a, b := pair(t)
+	c := channel.Plain(b, channel.Limits{Idle: time.Hour, Frame: 100 * time.Millisecond})
+	_, err := a.Write(frames([]byte{1, 'a'}))
+	must(t, err)
+	if _, err := c.Receive(ctx); !errors.Is(err, channel.ErrIdle) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestContextEnds: a context that ends as a message is through leaves the channel as it was.
+func TestContextEnds(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	anew := func() *channel.Conn {
+		a, b := opened(t, device(t, channel.SuiteNoise, 1), (&maker{}).config())
+		go func() {
+			for {
+				if _, err := b.Receive(ctx); err != nil {
+					return
+				}
+			}
+		}()
+		return a
+	}
+	a := anew()
+	for range 300 {
+		short, stop := context.WithCancel(ctx)
+		go stop()
+		if err := a.Send(short, []byte("with a context that ends")); errors.Is(err, context.Canceled) {
+			a = anew() // it ended before the message was through
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Send(ctx, []byte("with one that doesn't")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestLowOrder: an ephemeral key of low order, with which every agreement gives zero, opens nothing.
+func TestLowOrder(t *testing.T) {
+	t.Parallel()
+	x, y := pair(t)
+	raw, err := hello(t, channel.SuiteNoise, 1).Encode()
+	must(t, err)
+	first, err := channel.FirstMessage(raw, make([]byte, 32))
+	must(t, err)
+	_, err = x.Write(frames(append([]byte{1}, raw...), append([]byte{2}, first...)))
+	must(t, err)
+	m := &maker{}
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	if _, err := channel.Server(ctx, y, m.config()); err == nil || errors.Is(err, channel.ErrForm) {
+		t.Errorf("%v", err)
+	}
+	if m.open.Load() != 0 || m.asked.Load() != 1 {
+		t.Errorf("%d keys were asked for, %d not given back", m.asked.Load(), m.open.Load())
+	}
+}
+
 // TestLimits: a message longer than this side takes ends the direction, and so does a context.
 func TestLimits(t *testing.T) {
 	t.Parallel()

@@ -114,7 +114,7 @@ func (c *Conn) send(ctx context.Context, last byte, data []byte) error {
 			return c.unsent(err)
 		}
 		if len(data) == 0 || len(out)+headSize+maxFrame > cap(out) {
-			if err := c.conn.SetWriteDeadline(deadline(ctx, c.limits.Frame)); err != nil {
+			if err := arm(ctx, c.conn.SetWriteDeadline, c.limits.Frame); err != nil {
 				return c.unsent(err)
 			}
 			if _, err := c.conn.Write(out); err != nil {
@@ -159,7 +159,11 @@ func (c *Conn) receive(ctx context.Context) ([]byte, error) {
 	defer stop()
 	var message []byte
 	for {
-		plain, err := c.record(ctx, (*room)[:maxFrame])
+		wait := c.limits.Idle
+		if message != nil {
+			wait = c.limits.Frame
+		}
+		plain, err := c.record(ctx, (*room)[:maxFrame], wait)
 		if err != nil {
 			return nil, err
 		}
@@ -188,15 +192,16 @@ func (c *Conn) receive(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// record reads and opens one frame: at least the byte of its type.
-func (c *Conn) record(ctx context.Context, room []byte) ([]byte, error) {
-	if err := c.conn.SetReadDeadline(deadline(ctx, c.limits.Idle)); err != nil {
+// record reads and opens one frame, which begins within a time: at least the byte of its
+// type.
+func (c *Conn) record(ctx context.Context, room []byte, wait time.Duration) ([]byte, error) {
+	if err := arm(ctx, c.conn.SetReadDeadline, wait); err != nil {
 		return nil, err
 	}
 	if _, err := c.reader.Peek(1); err != nil {
 		return nil, c.ended(ctx, err)
 	}
-	if err := c.conn.SetReadDeadline(deadline(ctx, c.limits.Frame)); err != nil {
+	if err := arm(ctx, c.conn.SetReadDeadline, c.limits.Frame); err != nil {
 		return nil, err
 	}
 	body, err := readFrame(c.reader, room, maxFrame)
@@ -226,10 +231,31 @@ func (c *Conn) ended(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrTruncated, err)
 }
 
-// within has a deadline of the connection pass when ctx ends.
+// within has a deadline of the connection pass when ctx ends. Once stop has returned, it
+// touches the connection no more: the next call sets its own deadline.
 func within(ctx context.Context, set func(time.Time) error) (stop func()) {
-	end := context.AfterFunc(ctx, func() { _ = set(time.Unix(1, 0)) })
-	return func() { end() }
+	done := make(chan struct{})
+	end := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = set(time.Unix(1, 0))
+	})
+	return func() {
+		if !end() {
+			<-done // setting a deadline waits for nothing
+		}
+	}
+}
+
+// arm sets a deadline while within is at work. A ctx that ends meanwhile is seen here, or
+// by within after this.
+func arm(ctx context.Context, set func(time.Time) error, after time.Duration) error {
+	if err := set(deadline(ctx, after)); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // deadline gives the earlier of ctx's and the one after a time; it has passed where ctx

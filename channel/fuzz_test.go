@@ -98,7 +98,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add(frames([]byte{1, 'a'}, []byte{2, 'b'}))
 	f.Add(frames([]byte{1}, []byte{3, 1}, []byte{9}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c := channel.Plain(endless{in: bytes.NewReader(b)}, 1000)
+		c := channel.Plain(endless{in: bytes.NewReader(b)}, channel.Limits{Message: 1000})
 		for range len(b) + 1 {
 			m, err := c.Receive(context.Background())
 			if err != nil {

@@ -9,13 +9,15 @@ import (
 type Limits struct {
 	// Handshake bounds the time from the connection to the open channel.
 	Handshake time.Duration
-	// Idle bounds the wait for the next message to begin, and Frame that for the rest of
-	// one that has begun, and for a peer that doesn't take what is sent.
+	// Idle bounds the wait for the next message to begin, and Frame that for each further
+	// frame of one that has begun, for the rest of a frame, and for a peer that doesn't
+	// take what is sent.
 	Idle, Frame time.Duration
 	// Message bounds a message, in bytes.
 	Message int
 	// Rekey is after how many frames in one direction its key is replaced by one that
-	// tells nothing of it (SuiteNoise; TLS looks after its own).
+	// tells nothing of it (SuiteNoise; TLS looks after its own). Both sides must have the
+	// same: the formats say DefaultRekey, and only tests have another.
 	Rekey uint64
 }
 

@@ -49,7 +49,20 @@ func confine(config *tls.Config) *tls.Config {
 	c.NextProtos = []string{protocol}
 	c.InsecureSkipVerify = false
 	c.ClientSessionCache = nil
+	c.GetConfigForClient = nil // it would have the last word
 	return c
+}
+
+// greet does TLS's handshake, and checks that it agreed on this protocol: TLS goes on
+// without one where a side names none, and its certificates may serve others too.
+func greet(ctx context.Context, conn *tls.Conn) error {
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	if s := conn.ConnectionState(); s.NegotiatedProtocol != protocol {
+		return fmt.Errorf("%w: TLS without %q agreed on", ErrForm, protocol)
+	}
+	return nil
 }
 
 // exported gives the exporter of a connection whose handshake is over.
@@ -68,7 +81,7 @@ func (c DeviceConfig) tls(ctx context.Context, conn net.Conn, hello []byte) (*Co
 		return nil, fmt.Errorf("suite %s: a device shows its certificate in suite %s, and only there", c.Hello.Suite, SuiteCertificate)
 	}
 	inside := tls.Client(conn, config)
-	if err := inside.HandshakeContext(ctx); err != nil {
+	if err := greet(ctx, inside); err != nil {
 		return nil, err
 	}
 	exporter, err := exported(inside)
@@ -119,7 +132,7 @@ func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *bufio.Reader, 
 		return nil, err
 	}
 	inside := tls.Server(peeked{conn, r}, config)
-	if err := inside.HandshakeContext(ctx); err != nil {
+	if err := greet(ctx, inside); err != nil {
 		return nil, err
 	}
 	exporter, err := exported(inside)

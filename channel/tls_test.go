@@ -78,6 +78,40 @@ func TestCertificateRefused(t *testing.T) {
 	}
 }
 
+// TestNoProtocol: TLS that doesn't name this protocol is none of it, at either end.
+func TestNoProtocol(t *testing.T) {
+	t.Parallel()
+	service, devices := newAuthority(t, "services"), newAuthority(t, "devices")
+	server, cert := service.leaf("service.example"), devices.leaf("")
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	plain := func(c *tls.Config) *tls.Config {
+		c.MinVersion = tls.VersionTLS13
+		return c
+	}
+	t.Run("device", func(t *testing.T) {
+		a, b := pair(t)
+		config := plain(clientTLS(service))
+		config.Certificates = []tls.Certificate{cert}
+		go func() { _ = tls.Client(a, config).HandshakeContext(ctx) }()
+		m := &maker{}
+		s := m.config()
+		s.TLS, s.AdmitCertificate = serverTLS(server, devices), m.certificate
+		if _, err := channel.Server(ctx, b, s); !errors.Is(err, channel.ErrForm) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("service", func(t *testing.T) {
+		a, b := pair(t)
+		go func() { _ = tls.Server(b, plain(serverTLS(server, devices))).HandshakeContext(ctx) }()
+		d := device(t, channel.SuiteTLS, 1)
+		d.TLS = clientTLS(service)
+		if _, err := channel.Client(ctx, a, d); !errors.Is(err, channel.ErrForm) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
 func openssl(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("openssl")
