@@ -1,0 +1,79 @@
+package devicecert_test
+
+import (
+	"bytes"
+	"encoding/asn1"
+	"errors"
+	"math/big"
+	"slices"
+	"testing"
+
+	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/keypackage"
+)
+
+// FuzzCheck: what holds was made by the CA, byte for byte up to the signature, and what is refused says why.
+func FuzzCheck(f *testing.F) {
+	c := goldenCA(f, readGolden(f).CA) // the fuzzer's processes all have the same
+	var made [][]byte
+	for _, a := range []keypackage.Algorithm{keypackage.ES256, keypackage.ECDH} {
+		q := request(f, a)
+		q.Identity, q.Serial = imei(f, "00440245000001"), big.NewInt(1)
+		made = append(made, c.certify(f, q))
+		q.Record, q.Identity = nil, nil
+		made = append(made, c.certify(f, q))
+	}
+	for _, der := range made {
+		f.Add(der)
+		f.Add(der[:len(der)-1])
+	}
+	f.Add(c.cert.Raw)
+	f.Add([]byte{0x30, 0x80})
+	f.Fuzz(func(t *testing.T, der []byte) {
+		got, err := devicecert.Check(der, c.roots, devicecert.Want{})
+		shown, unverified := devicecert.Unverified(der, dev)
+		switch {
+		case err == nil && !genuine(der, made):
+			t.Fatalf("%x holds, and nobody signed it", der)
+		case err == nil && (unverified != nil || shown.Public != got.Public || !bytes.Equal(got.X509.Raw, der)):
+			t.Fatalf("checked and shown differ: %+v, %+v, %v", got, shown, unverified)
+		case err != nil && !errors.Is(err, devicecert.ErrForm) && !errors.Is(err, devicecert.ErrIssuer):
+			t.Fatalf("refused with another error: %v", err)
+		case unverified != nil && !errors.Is(err, devicecert.ErrForm):
+			t.Fatalf("it can't be shown (%v) and is refused with %v", unverified, err)
+		}
+	})
+}
+
+// genuine tells whether a certificate has the content of one of those made: ECDSA allows a second signature, which anyone
+// can compute from the first.
+func genuine(der []byte, made [][]byte) bool {
+	content := func(b []byte) []byte {
+		var c struct {
+			Content   asn1.RawValue
+			Algorithm asn1.RawValue
+			Signature asn1.BitString
+		}
+		if _, err := asn1.Unmarshal(b, &c); err != nil {
+			return nil
+		}
+		return c.Content.FullBytes
+	}
+	return slices.ContainsFunc(made, func(m []byte) bool { return bytes.Equal(content(m), content(der)) })
+}
+
+// FuzzRoots reads files of CAs.
+func FuzzRoots(f *testing.F) {
+	c := newCA(f, dev, "ca")
+	one := pemOf(c.cert)
+	f.Add(one)
+	f.Add(slices.Concat(one, one))
+	f.Add(one[:len(one)-5])
+	f.Add(public(f, "ca").PEM())
+	f.Fuzz(func(t *testing.T, text []byte) {
+		roots, err := devicecert.ParseRoots(dev, text)
+		if err == nil && roots.Realm() != dev || err != nil && roots != nil {
+			t.Fatalf("%v, %v", roots, err)
+		}
+	})
+}
