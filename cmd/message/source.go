@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/message"
+	"github.com/devicekeys/devicekeys/registry"
+	"github.com/devicekeys/devicekeys/secret"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// source is where the device's certificate comes from: the registry or a file.
+type source struct {
+	Registry    string       `placeholder:"URL" help:"Address of the registry or of a mirror, to look the device up."`
+	ChipIDFile  console.Path `name:"chip-id-file" placeholder:"FILE" help:"With --registry: file of mode 0400 with the chip ID in hexadecimal, or \"fd:3\". It opens the device's record and is sent nowhere."`
+	ROMKey      console.Path `name:"rom-key" placeholder:"FILE" help:"With --registry: the key in the device's ROM, PEM, which vouches for the record."`
+	Certificate console.Path `placeholder:"FILE" help:"Instead of --registry: the device's certificate, PEM or DER. Whether the device is still in use isn't known then."`
+}
+
+// Validate is kong's: one source, and whole.
+func (s source) Validate() error {
+	switch {
+	case (s.Registry == "") == (s.Certificate == ""):
+		return errors.New("give --registry or --certificate, one of the two")
+	case s.Registry != "" && (s.ChipIDFile == "" || s.ROMKey == ""):
+		return errors.New("--registry needs --chip-id-file and --rom-key")
+	case s.Registry == "" && (s.ChipIDFile != "" || s.ROMKey != ""):
+		return errors.New("--chip-id-file and --rom-key belong to --registry")
+	}
+	return nil
+}
+
+// recipient gives the device's certificate for key agreement, checked, and the
+// device's record id, nil where nothing tells it.
+func (s source) recipient(ctx context.Context, realm identity.Realm, roots *devicecert.Roots) (devicecert.Certificate, *identity.RecordID, error) {
+	if s.Registry != "" {
+		return s.fromRegistry(ctx, realm, roots)
+	}
+	der, err := readCertificate(s.Certificate.String())
+	if err != nil {
+		return devicecert.Certificate{}, nil, err
+	}
+	c, err := devicecert.Check(der, roots, devicecert.Want{At: time.Now()})
+	if err != nil {
+		return devicecert.Certificate{}, nil, hinted(fmt.Errorf("%q: %w", s.Certificate, err))
+	}
+	return c, c.Record, nil
+}
+
+// fromRegistry opens the device's newest record.
+func (s source) fromRegistry(ctx context.Context, realm identity.Realm, roots *devicecert.Roots) (none devicecert.Certificate, _ *identity.RecordID, _ error) {
+	chip, err := readChipID(s.ChipIDFile.String())
+	if err != nil {
+		return none, nil, err
+	}
+	text, err := readFile(s.ROMKey.String(), maxFile)
+	if err != nil {
+		return none, nil, fmt.Errorf("read ROM key: %w", err)
+	}
+	rom, err := statement.ParsePEM(text)
+	if err != nil {
+		return none, nil, fmt.Errorf("read ROM key %q: %w", s.ROMKey, err)
+	}
+	client, err := registry.NewClient(s.Registry, nil, registry.ClientOptions{Realm: realm})
+	if err != nil {
+		return none, nil, console.Usagef("%w", err)
+	}
+	r, _, err := client.Lookup(ctx, chip, rom)
+	if errors.Is(err, statement.ErrForm) || errors.Is(err, statement.ErrSignature) {
+		return none, nil, console.Hint(err, "check that --rom-key is the key in this device's ROM; if it is, ask another mirror")
+	}
+	if err != nil {
+		return none, nil, err
+	}
+	id := chip.RecordID()
+	c, err := choose(r.X509, roots, id)
+	return c, &id, err
+}
+
+// choose takes the one certificate for key agreement among those of a record.
+// The record vouches for those that were made in advance and name none.
+func choose(all [][]byte, roots *devicecert.Roots, record identity.RecordID) (devicecert.Certificate, error) {
+	var found []devicecert.Certificate
+	for i, der := range all {
+		if x, err := x509.ParseCertificate(der); err == nil && x.IsCA {
+			continue // a chain may stand beside what it is for; only --ca is trusted
+		}
+		c, err := devicecert.Check(der, roots, devicecert.Want{At: time.Now()})
+		if err != nil {
+			return devicecert.Certificate{}, hinted(fmt.Errorf("record %s, X.509 certificate %d of %d: %w", record.Short(), i+1, len(all), err))
+		}
+		if c.Record != nil && *c.Record != record {
+			return devicecert.Certificate{}, fmt.Errorf("record %s, X.509 certificate %d of %d: it is of record %s", record.Short(), i+1, len(all), c.Record.Short())
+		}
+		if c.Algorithm == keypackage.ECDH {
+			found = append(found, c)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return devicecert.Certificate{}, console.Hint(
+			fmt.Errorf("record %s has %d X.509 certificates and none of a key for key agreement: nothing can be encrypted to this device", record.Short(), len(all)),
+			"ask the maker whether the product line has such a key (algorithm ecdh-p256, certificate: true)")
+	}
+	var keys []string
+	for _, c := range found {
+		keys = append(keys, message.KeyIDOf(c.Public).String())
+	}
+	return devicecert.Certificate{}, console.Hint(fmt.Errorf("record %s has %d keys for key agreement: %s", record.Short(), len(found), strings.Join(keys, ", ")),
+		"take the right one out (registry get --json) and name it with --certificate")
+}
+
+// hinted adds the next step to an error of devicecert.
+func hinted(err error) error {
+	switch {
+	case errors.Is(err, devicecert.ErrIssuer):
+		return console.Hint(err, "check that --ca names the maker's device CAs, the one that was in use when the device was made among them")
+	case errors.Is(err, devicecert.ErrForm):
+		return console.Hint(err, "check --realm, and that this is a device's certificate")
+	}
+	return err
+}
+
+// readCertificate reads one certificate, PEM or DER.
+func readCertificate(path string) ([]byte, error) {
+	text, err := readFile(path, maxFile)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate: %w", err)
+	}
+	block, rest := pem.Decode(text)
+	if block == nil {
+		return text, nil // devicecert.Check reads DER and nothing else
+	}
+	if block.Type != "CERTIFICATE" || len(rest) != 0 {
+		return nil, fmt.Errorf("read certificate %q: one PEM block CERTIFICATE is expected, or DER", path)
+	}
+	return block.Bytes, nil
+}
+
+// readChipID reads a chip ID from a file that only its owner may read. No error repeats it.
+func readChipID(path string) (identity.ChipID, error) {
+	text, err := secret.ReadFile(path)
+	if err != nil {
+		return identity.ChipID{}, err
+	}
+	raw, err := hex.DecodeString(string(text.Bytes()))
+	if err != nil {
+		return identity.ChipID{}, fmt.Errorf("read chip ID %q: it is not hexadecimal", path)
+	}
+	chip, err := identity.ParseChipID(raw)
+	if err != nil {
+		return identity.ChipID{}, fmt.Errorf("read %q: %w", path, err)
+	}
+	return chip, nil
+}
