@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
+	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
+	"github.com/devicekeys/devicekeys/deviceservice"
+	"github.com/devicekeys/devicekeys/identity"
+)
+
+// Config is the configuration of a server.
+type Config struct {
+	Realm         identity.Realm        `yaml:"realm" required:"true" example:"development" help:"development or production; nothing made in one is accepted in the other."`
+	Listen        string                `yaml:"listen" default:"127.0.0.1:7455" help:"Address for devices."`
+	MetricsListen string                `yaml:"metrics_listen" default:"127.0.0.1:9475" help:"Address for /metrics, /healthz (the HSM works) and /readyz (devices can be let in), without authentication: only monitoring should reach it. Empty: none."`
+	Drain         time.Duration         `yaml:"drain" default:"20s" help:"How long requests under way may still take after SIGTERM. Idle channels are ended at once."`
+	Token         tokenconfig.Config    `yaml:"token" help:"The service's own token, with the channel's purpose key; set up by custodian service setup."`
+	TLS           TLSConfig             `yaml:"tls" help:"Who the service is, for suites 2 and 3. Left out: suite 1 alone."`
+	Records       databaseconfig.Config `yaml:"records" help:"Database records, as the role that may read what was issued (deviceservice grant). A replica will do; its lag then adds to records_fresh."`
+	RecordsFresh  time.Duration         `yaml:"records_fresh" default:"5s" help:"How long an answer of the records is used again: how long a device that was set apart may still be let in."`
+	RecordsMaxAge time.Duration         `yaml:"records_max_age" default:"30s" help:"The same while the records can't be read. Who was not looked up within that time is refused."`
+	Keys          KeysConfig            `yaml:"keys" help:"Which keys devices come with."`
+	Limits        LimitsConfig          `yaml:"limits" help:"What strangers and devices may cost."`
+}
+
+// TLSConfig says who the service is.
+type TLSConfig struct {
+	Key         string       `yaml:"key" example:"dev-tls-deviceservice" help:"Label of the TLS key in the token. Left out: the realm's prefix and \"tls-deviceservice\"."`
+	Certificate console.Path `yaml:"certificate" example:"deviceservice.pem" help:"The service's certificate, PEM; it names the service's hosts."`
+	DeviceCA    console.Path `yaml:"device_ca" example:"public/device-ca.pem" help:"Certificate of the device CA, PEM."`
+}
+
+// Validate checks the pair.
+func (c TLSConfig) Validate() error {
+	if (c.Certificate == "") != (c.DeviceCA == "") {
+		return errors.New("certificate and device_ca are given together, or neither is")
+	}
+	return nil
+}
+
+func (c TLSConfig) on() bool { return c.Certificate != "" }
+
+func (c TLSConfig) label(realm identity.Realm) string {
+	if c.Key != "" {
+		return c.Key
+	}
+	return tokenconfig.TLSKeyLabel(realm, "deviceservice")
+}
+
+// KeysConfig says which keys devices come with.
+type KeysConfig struct {
+	Entries []string                       `yaml:"entries" default:"[channel]" help:"Names of the entries of the manifest that open a channel."`
+	Ways    []deviceservice.Way            `yaml:"ways" default:"[derived]" help:"How the service comes by a device's key: derived (from the purpose key in the token), fetched (wrapped in the records)."`
+	Lines   map[string][]deviceservice.Way `yaml:"lines" example:"{watch: [fetched]}" help:"Product lines that differ from ways."`
+}
+
+// LimitsConfig bounds what strangers and devices may cost.
+type LimitsConfig struct {
+	Channels    int     `yaml:"channels" default:"10000" help:"Connections open at once, those in a handshake included; more are closed at once."`
+	PerDevice   int     `yaml:"per_device" default:"2" help:"Channels of one device; a new one ends the oldest."`
+	KeysAtOnce  int     `yaml:"keys_at_once" default:"16" help:"Handshakes that use the HSM at once; others wait 3 s for their turn."`
+	RequestRate float64 `yaml:"request_rate" default:"20" help:"Requests per second that one channel is served; more wait."`
+	SourceRate  float64 `yaml:"source_rate" default:"5" help:"Handshakes per second of one source on average; for IPv6 one /64."`
+	SourceBurst int     `yaml:"source_burst" default:"50" help:"Handshakes that a source may begin at once."`
+	DeviceRate  float64 `yaml:"device_rate" default:"0.2" help:"Handshakes per second of one identity on average."`
+	DeviceBurst int     `yaml:"device_burst" default:"10" help:"Handshakes of one identity at once."`
+}
+
+// conns suits lookups by an index: more than twice the cores make them slower.
+const conns = 8
+
+// maxDrain keeps a drain below the 90 seconds after which systemd kills; maxAge is how long a device that was set
+// apart may still be let in while the records are away, at the very most.
+const (
+	maxDrain = 80 * time.Second
+	maxAge   = time.Hour
+)
+
+// Validate checks the values once the configuration is read.
+func (c Config) Validate() error {
+	l := c.Limits
+	switch {
+	case c.Listen == "":
+		return errors.New("listen is empty: give an address such as 127.0.0.1:7455")
+	case c.Drain <= 0 || c.Drain > maxDrain:
+		return fmt.Errorf("drain is %s: it must be above 0 and at most %s", c.Drain, maxDrain)
+	case c.RecordsFresh <= 0 || c.RecordsMaxAge < c.RecordsFresh || c.RecordsMaxAge > maxAge:
+		return fmt.Errorf("records_fresh is %s and records_max_age %s: 0 < fresh <= max_age <= %s", c.RecordsFresh, c.RecordsMaxAge, maxAge)
+	case len(c.Keys.Entries) == 0 || len(c.Keys.Ways) == 0:
+		return errors.New("keys.entries and keys.ways name at least one each")
+	case l.Channels < 1 || l.PerDevice < 1 || l.KeysAtOnce < 1 || l.RequestRate <= 0 || l.SourceRate <= 0 || l.SourceBurst < 1 || l.DeviceRate <= 0 || l.DeviceBurst < 1:
+		return errors.New("every limit is above 0")
+	}
+	if c.uses(deviceservice.Certificate) {
+		return errors.New("keys: the way certificate needs the registry's list of certificates, which this program does not read: allow derived and fetched")
+	}
+	return nil
+}
+
+// uses tells whether any product line may use a way.
+func (c Config) uses(w deviceservice.Way) bool {
+	if slices.Contains(c.Keys.Ways, w) {
+		return true
+	}
+	for _, all := range c.Keys.Lines {
+		if slices.Contains(all, w) {
+			return true
+		}
+	}
+	return false
+}

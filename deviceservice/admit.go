@@ -1,0 +1,293 @@
+package deviceservice
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/devicekeys/devicekeys/channel"
+	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/deviceservice/issued"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// keyWait bounds how long a handshake waits for its turn at the HSM: below the handshake's own limit, so that the
+// device's next try comes to a queue that moved.
+const keyWait = 3 * time.Second
+
+// releaseTime bounds the destruction of a key whose handshake is over.
+const releaseTime = 10 * time.Second
+
+// Keys is what the service's HSM does (package hsm/servicekeys). It is safe for concurrent use. No error carries a key.
+type Keys interface {
+	// DeviceKey derives a device's key under the context of a checked identity.
+	DeviceKey(ctx context.Context, key keypackage.KeyID, context []byte) (keypackage.MACKey, error)
+	// Unwrap opens a key that was wrapped to the HSM's transport key under this label.
+	Unwrap(ctx context.Context, label string, blob []byte) (keypackage.MACKey, error)
+}
+
+// Issued tells what was issued: an issued.Cache. Its errors match issued.ErrNotIssued; every other one means that it
+// is not known now.
+type Issued interface {
+	// Lookup gives what is in the field under an identity, or what was last.
+	Lookup(ctx context.Context, id identity.Identity) (issued.Device, error)
+}
+
+// WrappedKeys gives keys that wait wrapped: an issued.Store. Its errors match issued.ErrNoKey.
+type WrappedKeys interface {
+	// Key gives an entry's key of one generation of a device.
+	Key(ctx context.Context, record identity.RecordID, g identity.Generation, entry string) ([]byte, error)
+}
+
+// Certificates gives the certificates that the registry lists for the newest generation of a record, DER, and that
+// generation. The service checks them itself.
+type Certificates interface {
+	Certificates(ctx context.Context, record identity.RecordID) (identity.Generation, [][]byte, error)
+}
+
+// KeyLabel is the label that a device's key is wrapped to the service under: it binds the blob to record, generation
+// and entry, so that no row of the table passes for another.
+func KeyLabel(record identity.RecordID, g identity.Generation, entry string) string {
+	return fmt.Sprintf("service-key/%x/%d/%s", record[:], g, entry)
+}
+
+// admission is what one connection's Admit found. One goroutine uses it.
+type admission struct {
+	hello  channel.Hello
+	device issued.Device
+	way    Way
+	began  time.Time
+}
+
+// check says whether a device that says h of itself is to be let in, without any use of the HSM.
+func (s *Service) check(ctx context.Context, h channel.Hello) (issued.Device, Way, error) {
+	way := wayOf(h)
+	if h.Realm != s.opts.Realm {
+		return issued.Device{}, way, refuse(ReasonRealm, nil)
+	}
+	if h.Identity == nil {
+		return issued.Device{}, way, refuse(ReasonUnknown, nil)
+	}
+	d, err := s.current(ctx, h)
+	if err != nil {
+		return d, way, err
+	}
+	if !slices.Contains(s.ways(d.Line), way) {
+		return d, way, refuse(ReasonWay, fmt.Errorf("product line %q", d.Line))
+	}
+	if way != Certificate && !slices.Contains(s.opts.Entries, h.Key.Name) {
+		return d, way, refuse(ReasonKey, fmt.Errorf("%q is no key of this service", h.Key.Name))
+	}
+	// The records say how this device's keys are derived; another version or KDF is none of its keys.
+	if way == Derived && (h.Key.KDF != d.KDF || h.Key.Version != d.Master) {
+		return d, way, refuse(ReasonKey, fmt.Errorf("%s, but the records have KDF %d of master key %d", h.Key, d.KDF, d.Master))
+	}
+	return d, way, nil
+}
+
+// current says whether the device's generation is the one in the field.
+func (s *Service) current(ctx context.Context, h channel.Hello) (issued.Device, error) {
+	d, err := s.opts.Issued.Lookup(ctx, h.Identity)
+	switch {
+	case errors.Is(err, issued.ErrNotIssued):
+		return d, refuse(ReasonUnknown, nil)
+	case err != nil:
+		return d, refuse(ReasonAway, err)
+	case d.Realm != s.opts.Realm:
+		return d, refuse(ReasonRealm, nil)
+	case h.Generation < d.Generation:
+		return d, refuse(ReasonSuperseded, nil)
+	case h.Generation > d.Generation:
+		return d, refuse(ReasonAhead, nil)
+	case !d.Active:
+		return d, refuse(ReasonInactive, errors.New(d.State))
+	}
+	return d, nil
+}
+
+func (s *Service) ways(line string) []Way {
+	if w, ok := s.opts.Lines[line]; ok {
+		return w
+	}
+	return s.opts.Ways
+}
+
+// admit is the channel's Admit of suites 1 and 2.
+func (s *Service) admit(ctx context.Context, a *admission, h channel.Hello) (_ channel.Peer, err error) {
+	a.hello, a.began = h, time.Now()
+	defer func() {
+		if err != nil {
+			s.pace.wait(ctx, a.began)
+		}
+	}()
+	if a.device, a.way, err = s.check(ctx, h); err != nil {
+		return nil, err
+	}
+	if a.way == Certificate {
+		return nil, refuse(ReasonWay, errors.New("a certificate belongs to suite 3"))
+	}
+	return s.key(ctx, a)
+}
+
+// key gets the device's key into the HSM.
+func (s *Service) key(ctx context.Context, a *admission) (channel.Peer, error) {
+	turn, cancel := context.WithTimeout(ctx, keyWait)
+	defer cancel()
+	select {
+	case s.turns <- struct{}{}:
+	case <-turn.Done():
+		return nil, refuse(ReasonBusy, fmt.Errorf("no turn at the HSM within %s", keyWait))
+	}
+	key, err := s.fetch(ctx, a)
+	if err != nil {
+		<-s.turns
+		return nil, err
+	}
+	s.metrics.keys.WithLabelValues(string(a.way)).Inc()
+	return &peer{service: s, key: key, began: a.began, turn: true}, nil
+}
+
+func (s *Service) fetch(ctx context.Context, a *admission) (keypackage.MACKey, error) {
+	d := a.device
+	if a.way == Derived {
+		id := keypackage.KeyID{Name: a.hello.Key.Name, KDF: d.KDF, Version: d.Master}
+		key, err := s.opts.Keys.DeviceKey(ctx, id, keypackage.DeviceKeyContext(s.opts.Realm, id, d.Identity, d.Generation, d.Record))
+		if err != nil {
+			return nil, refuse(ReasonHSM, err)
+		}
+		return key, nil
+	}
+	blob, err := s.opts.WrappedKeys.Key(ctx, d.Record, d.Generation, a.hello.Key.Name)
+	switch {
+	case errors.Is(err, issued.ErrNoKey):
+		return nil, refuse(ReasonNoKey, err)
+	case err != nil:
+		return nil, refuse(ReasonAway, err)
+	}
+	key, err := s.opts.Keys.Unwrap(ctx, KeyLabel(d.Record, d.Generation, a.hello.Key.Name), blob)
+	if err != nil {
+		return nil, refuse(ReasonHSM, err)
+	}
+	return key, nil
+}
+
+// peer is a device's key in the HSM for one handshake. It serves one goroutine.
+type peer struct {
+	service *Service
+	key     keypackage.MACKey
+	began   time.Time // of the admission
+	turn    bool      // it holds a turn at the HSM: until its first use, as the wait after that costs the HSM nothing
+	closed  bool
+}
+
+// MAC gives HMAC-SHA-256 under the device's key.
+func (p *peer) MAC(ctx context.Context, msg []byte) ([]byte, error) {
+	mac, err := p.key.MAC(ctx, msg)
+	p.used(ctx)
+	if err != nil {
+		return nil, refuse(ReasonHSM, err)
+	}
+	return mac, nil
+}
+
+// Verify checks a MAC inside the HSM.
+func (p *peer) Verify(ctx context.Context, msg, mac []byte) error {
+	err := p.key.Verify(ctx, msg, mac)
+	p.used(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, statement.ErrSignature):
+		return refuse(ReasonProof, err)
+	}
+	return refuse(ReasonHSM, err)
+}
+
+// used gives the turn back after the key's first use, which takes as long as a refusal (pace).
+func (p *peer) used(ctx context.Context) {
+	if !p.turn {
+		return
+	}
+	p.release()
+	p.service.pace.took(time.Since(p.began))
+	p.service.pace.wait(ctx, p.began)
+}
+
+// Close destroys the key, also when ctx is over. Repeating it does no harm.
+func (p *peer) Close(ctx context.Context) error {
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+	defer cancel()
+	err := p.key.Destroy(ctx)
+	if p.turn {
+		p.release()
+	}
+	return err
+}
+
+func (p *peer) release() {
+	p.turn = false
+	<-p.service.turns
+}
+
+// admitCertificate is the channel's AdmitCertificate: the certificate is of the device CA, and the registry lists it for
+// the current generation of the record.
+func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.Hello, c *x509.Certificate) (err error) {
+	a.hello, a.began = h, time.Now()
+	if a.device, a.way, err = s.check(ctx, h); err != nil {
+		return err
+	}
+	if a.way != Certificate {
+		return refuse(ReasonWay, errors.New("a certificate belongs to suite 3"))
+	}
+	if c == nil {
+		return refuse(ReasonCert, errors.New("none was shown"))
+	}
+	if err := s.checkCertificate(c, a.device); err != nil {
+		return refuse(ReasonCert, err)
+	}
+	g, all, err := s.opts.Certificates.Certificates(ctx, a.device.Record)
+	switch {
+	case err != nil:
+		return refuse(ReasonAway, fmt.Errorf("read the registry's certificates: %w", err))
+	case g != a.device.Generation:
+		return refuse(ReasonCert, fmt.Errorf("the registry lists generation %d, the records have %d", g, a.device.Generation))
+	case !slices.ContainsFunc(all, func(der []byte) bool { return bytes.Equal(der, c.Raw) }):
+		return refuse(ReasonCert, errors.New("the registry does not list it for this record"))
+	}
+	return nil
+}
+
+// checkCertificate asks for what the registry's list alone does not say: a device CA's signature, a key that signs, and no
+// other device's name. One that was made in advance names no record; whose it is then only the list says.
+func (s *Service) checkCertificate(c *x509.Certificate, d issued.Device) error {
+	cert, err := devicecert.Check(c.Raw, s.opts.Roots, devicecert.Want{At: time.Now(), Algorithm: keypackage.ES256})
+	switch {
+	case err != nil:
+		return err
+	case cert.Record != nil && *cert.Record != d.Record:
+		return fmt.Errorf("%w: it names record %s", devicecert.ErrOther, cert.Record.Short())
+	case cert.Identity != nil && cert.Identity != d.Identity:
+		return fmt.Errorf("%w: it names %s", devicecert.ErrOther, cert.Identity)
+	}
+	return nil
+}
+
+// source gives the address that a connection counts for.
+func source(addr interface{ String() string }) netip.Addr {
+	p, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr().Unmap().WithZone("")
+}

@@ -1,0 +1,209 @@
+package deviceservice_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/devicekeys/devicekeys/channel"
+	"github.com/devicekeys/devicekeys/deviceservice"
+	"github.com/devicekeys/devicekeys/deviceservice/client"
+	"github.com/devicekeys/devicekeys/deviceservice/issued"
+	"github.com/devicekeys/devicekeys/deviceservice/issued/issuedtest"
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/hsm/maker"
+	"github.com/devicekeys/devicekeys/hsm/servicekeys"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/softhsm"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+func TestMain(m *testing.M) { os.Exit(softhsm.Main(m)) }
+
+const (
+	dev = identity.Development
+	// bound is far above what anything here takes on a loaded machine.
+	bound = 30 * time.Second
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// clock is a time that a test moves.
+type clock struct{ ns atomic.Int64 }
+
+func (c *clock) now() time.Time        { return time.Unix(1_700_000_000, c.ns.Load()) }
+func (c *clock) pass(by time.Duration) { c.ns.Add(int64(by)) }
+
+// keys are those of the service's HSM, which may fail.
+type keys struct {
+	*servicekeys.Keys
+	fail atomic.Bool
+}
+
+var errHSM = errors.New("CKR_DEVICE_ERROR")
+
+func (k *keys) DeviceKey(ctx context.Context, key keypackage.KeyID, context []byte) (keypackage.MACKey, error) {
+	if k.fail.Load() {
+		return nil, errHSM
+	}
+	return k.Keys.DeviceKey(ctx, key, context)
+}
+
+// plant is a service with its surroundings: a token of real SoftHSM, a database, a listener.
+type plant struct {
+	t        testing.TB
+	hsm      *softhsm.HSM
+	records  *issuedtest.Records
+	spp      *maker.Keys         // of the SPP's token, where the purpose key was born
+	to       statement.PublicKey // transport key of the service's token
+	keys     *keys
+	clock    *clock
+	cache    *issued.Cache
+	registry *prometheus.Registry
+	service  *deviceservice.Service
+	addr     string
+	stop     context.CancelFunc
+	stopped  chan error
+}
+
+var channelKey = keypackage.KeyID{Name: "channel", KDF: 1, Version: 1}
+
+// newPlant starts a service; change changes its options.
+func newPlant(t testing.TB, change func(*deviceservice.Options)) *plant {
+	t.Helper()
+	p := &plant{t: t, hsm: softhsm.New(t), records: issuedtest.New(t), clock: &clock{}, registry: prometheus.NewRegistry(), stopped: make(chan error, 1)}
+	p.makeKeys()
+	var err error
+	p.cache, err = issued.NewCache(p.records.Store, issued.Options{Now: p.clock.now})
+	must(t, err)
+	o := deviceservice.Options{
+		Realm: dev, Entries: []string{"channel"}, Ways: []deviceservice.Way{deviceservice.Derived},
+		Issued: p.cache, Keys: p.keys, WrappedKeys: p.records.Store, Away: p.cache.Away, Registerer: p.registry,
+	}
+	if change != nil {
+		change(&o)
+	}
+	p.service, err = deviceservice.New(o)
+	must(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	p.addr = l.Addr().String()
+	ctx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	go func() { p.stopped <- p.service.Serve(ctx, l, bound) }()
+	t.Cleanup(func() {
+		if err := p.end(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// makeKeys has the SPP's token make the purpose key, and brings it to the service's.
+func (p *plant) makeKeys() {
+	t := p.t
+	spp, own := p.hsm.Open(t, p.hsm.Token(t, "spp")), p.hsm.Open(t, p.hsm.Token(t, "service"))
+	must(t, maker.Create(t.Context(), spp, maker.Plan{Realm: dev, Masters: []maker.Master{{Version: 1, KDF: hsm.KDF1}}, Purposes: []string{"channel"}}))
+	var err error
+	p.spp, err = maker.Open(t.Context(), spp, dev)
+	must(t, err)
+	p.to, err = servicekeys.Create(t.Context(), own, dev)
+	must(t, err)
+	blob, check, err := maker.ExportPurpose(t.Context(), spp, dev, "channel", 1, p.to)
+	must(t, err)
+	_, err = servicekeys.Import(t.Context(), own, dev, blob, check)
+	must(t, err)
+	k, err := servicekeys.Open(t.Context(), own, dev)
+	must(t, err)
+	p.keys = &keys{Keys: k}
+}
+
+// end stops the service, once.
+func (p *plant) end() error {
+	p.stop()
+	err := <-p.stopped
+	p.stopped <- nil
+	return err
+}
+
+// device gives what generation g of device n comes with; its MAC is made in a token, not the service's.
+func (p *plant) device(n int, g identity.Generation) channel.DeviceConfig {
+	p.t.Helper()
+	d := issuedtest.Device(p.t, n, g, records.Shipped)
+	key, err := p.spp.DeviceKey(p.t.Context(), channelKey, keypackage.DeviceKeyContext(dev, channelKey, d.Identity, g, d.Record))
+	must(p.t, err)
+	p.t.Cleanup(func() { must(p.t, key.Destroy(context.Background())) })
+	return channel.DeviceConfig{
+		Hello: channel.Hello{Suite: channel.SuiteNoise, Realm: dev, Key: channelKey, Identity: d.Identity, Generation: g},
+		MAC:   key.MAC,
+	}
+}
+
+// dial opens a channel as a device, which ends with the test.
+func (p *plant) dial(d channel.DeviceConfig) (*client.Client, error) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), bound)
+	defer cancel()
+	c, err := client.Dial(ctx, p.addr, d)
+	if err == nil {
+		p.t.Cleanup(func() { _ = c.Close() }) // most are ended by then
+	}
+	return c, err
+}
+
+func (p *plant) mustDial(d channel.DeviceConfig) *client.Client {
+	p.t.Helper()
+	c, err := p.dial(d)
+	must(p.t, err)
+	return c
+}
+
+// metric gives the sum of a metric over all of its labels, or of the ones given as name=value.
+func (p *plant) metric(name string, labels ...string) float64 {
+	p.t.Helper()
+	families, err := p.registry.Gather()
+	must(p.t, err)
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+	each:
+		for _, m := range f.GetMetric() {
+			have := map[string]bool{}
+			for _, l := range m.GetLabel() {
+				have[l.GetName()+"="+l.GetValue()] = true
+			}
+			for _, l := range labels {
+				if !have[l] {
+					continue each
+				}
+			}
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return sum
+}
+
+// await waits until something is so.
+func await(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(bound); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after %s still not: %s", bound, what)
+		}
+	}
+}
