@@ -15,13 +15,15 @@ import (
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
+	"github.com/devicekeys/devicekeys/hsm/servicekeys"
+	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
 )
 
 type tokenCmd struct {
 	console.Output
 
-	For           string       `required:"" enum:"sequencer,station,spp" placeholder:"PROGRAM" help:"Whose token: sequencer, station or spp. For spp the token of setup gets its TLS key."`
+	For           string       `required:"" enum:"sequencer,station,spp,deviceservice" placeholder:"PROGRAM" help:"Whose token: sequencer, station, spp or deviceservice. For spp the token of setup gets its TLS key."`
 	Name          string       `required:"" placeholder:"NAME" help:"The program's name in its certificate, e.g. sequencer-1 or line-1."`
 	Realm         string       `enum:"development,production" default:"development" placeholder:"REALM" help:"development (default) or production. In production the token exists already."`
 	Token         string       `required:"" placeholder:"LABEL" help:"The token's label; it begins with the realm's prefix, dev- or prod-."`
@@ -31,6 +33,7 @@ type tokenCmd struct {
 	LockFile      console.Path `name:"lock-file" placeholder:"FILE" help:"Lock of the token directory, the same one as in the program's configuration."`
 	Request       console.Path `required:"" placeholder:"FILE" help:"Where to write the certificate request, PEM, for custodian certify."`
 	CheckpointKey console.Path `name:"checkpoint-key" placeholder:"FILE" help:"Where to write the public half of the sequencer's checkpoint key, PEM."`
+	TransportKey  console.Path `name:"transport-key" placeholder:"FILE" help:"Where to write the public half of the device service's transport key, PEM, for custodian purpose export."`
 }
 
 func (*tokenCmd) Examples() string {
@@ -71,6 +74,9 @@ func (c *tokenCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if (c.CheckpointKey != "") != (c.For == "sequencer") {
 		return console.Usagef("--checkpoint-key belongs to --for=sequencer, which needs it")
 	}
+	if (c.TransportKey != "") != (c.For == "deviceservice") {
+		return console.Usagef("--transport-key belongs to --for=deviceservice, which needs it")
+	}
 	if c.SOPINFile == "" {
 		c.SOPINFile = c.PINFile + "-so"
 	}
@@ -87,9 +93,12 @@ func (c *tokenCmd) Run(ctx context.Context, io console.IO) (err error) {
 	}
 	defer func() { err = errors.Join(err, module.Close()) }()
 	result.Token, result.Serial = tok.Info().Label, tok.Info().Serial
-	// What a crash left half written holds no key.
-	if _, err := tok.Sweep(ctx); err != nil {
-		return err
+	// What a crash left half written holds no key. A token whose keys were unwrapped is not swept: SoftHSM gives them
+	// no check value, by which a whole key is told from half of one; there a find names the half.
+	if c.For != "deviceservice" {
+		if _, err := tok.Sweep(ctx); err != nil {
+			return err
+		}
 	}
 	if err := c.make(ctx, tok, realm, &result); err != nil {
 		return err
@@ -110,10 +119,34 @@ func (c *tokenCmd) make(ctx context.Context, tok *hsm.Token, realm identity.Real
 	if err := errors.Join(note(spec), c.request(tok, spec.Label, result)); err != nil {
 		return err
 	}
-	if c.For != "sequencer" {
-		return nil
+	switch c.For {
+	case "deviceservice":
+		return c.transport(ctx, tok, realm, result, note)
+	case "sequencer":
+		return c.checkpoint(ctx, tok, realm, result, note)
 	}
-	spec = hsm.Spec{Kind: hsm.CheckpointKey, Label: realm.Prefix() + "checkpoint", Token: true}
+	return nil
+}
+
+// transport makes the key that purpose keys are wrapped to.
+func (c *tokenCmd) transport(ctx context.Context, tok *hsm.Token, realm identity.Realm, result *tokenResult, note func(hsm.Spec) error) error {
+	public, err := servicekeys.Create(ctx, tok, realm)
+	if err != nil {
+		return err
+	}
+	made, err := publish(c.TransportKey.String(), public.PEM())
+	if err != nil {
+		return err
+	}
+	if made {
+		result.Files = append(result.Files, c.TransportKey.String())
+	}
+	return note(transport.Spec(realm))
+}
+
+// checkpoint makes the key that the sequencer signs checkpoints with.
+func (c *tokenCmd) checkpoint(ctx context.Context, tok *hsm.Token, realm identity.Realm, result *tokenResult, note func(hsm.Spec) error) error {
+	spec := hsm.Spec{Kind: hsm.CheckpointKey, Label: realm.Prefix() + "checkpoint", Token: true}
 	key, err := ensureKey(ctx, tok, spec)
 	if err != nil {
 		return err

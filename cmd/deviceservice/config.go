@@ -19,7 +19,7 @@ type Config struct {
 	Listen        string                `yaml:"listen" default:"127.0.0.1:7455" help:"Address for devices."`
 	MetricsListen string                `yaml:"metrics_listen" default:"127.0.0.1:9475" help:"Address for /metrics, /healthz (the HSM works) and /readyz (devices can be let in), without authentication: only monitoring should reach it. Empty: none."`
 	Drain         time.Duration         `yaml:"drain" default:"20s" help:"How long requests under way may still take after SIGTERM. Idle channels are ended at once."`
-	Token         tokenconfig.Config    `yaml:"token" help:"The service's own token, with the channel's purpose key; set up by custodian service setup."`
+	Token         tokenconfig.Config    `yaml:"token" help:"The service's own token, with the channel's purpose key; set up by custodian token --for deviceservice."`
 	TLS           TLSConfig             `yaml:"tls" help:"Who the service is, for suites 2 and 3. Left out: suite 1 alone."`
 	Records       databaseconfig.Config `yaml:"records" help:"Database records, as the role that may read what was issued (deviceservice grant). A replica will do; its lag then adds to records_fresh."`
 	RecordsFresh  time.Duration         `yaml:"records_fresh" default:"5s" help:"How long an answer of the records is used again: how long a device that was set apart may still be let in."`

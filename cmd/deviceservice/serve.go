@@ -52,7 +52,7 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	defer closing(&err, module.Close)
 	keys, err := servicekeys.Open(ctx, tok, config.Realm)
 	if err != nil {
-		return console.Hint(err, "set the token up with custodian service setup and custodian purpose import")
+		return console.Hint(err, "set the token up with custodian token --for deviceservice and custodian purpose import")
 	}
 	wire := channelConfig(config)
 	if config.TLS.on() {

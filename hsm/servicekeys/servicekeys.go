@@ -147,7 +147,7 @@ type Keys struct {
 func Open(ctx context.Context, tok *hsm.Token, realm identity.Realm) (*Keys, error) {
 	fail := func(err error) (*Keys, error) {
 		if errors.Is(err, hsm.ErrNoKey) {
-			err = fmt.Errorf("%w: run custodian service setup, and custodian purpose import", err)
+			err = fmt.Errorf("%w: run custodian token --for deviceservice, and custodian purpose import", err)
 		}
 		return nil, fmt.Errorf("open the device service's keys in token %q: %w", tok.Info().Label, err)
 	}

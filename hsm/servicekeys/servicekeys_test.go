@@ -36,7 +36,7 @@ func TestExportImport(t *testing.T) {
 	must(t, maker.Create(ctx, spp, maker.Plan{Realm: dev, Masters: []maker.Master{{Version: 1, KDF: hsm.KDF1}}, Purposes: []string{"channel", "drm"}}))
 	made, err := maker.Open(ctx, spp, dev)
 	must(t, err)
-	if _, err := servicekeys.Open(ctx, service, dev); !errors.Is(err, hsm.ErrNoKey) || !strings.Contains(err.Error(), "custodian service setup") {
+	if _, err := servicekeys.Open(ctx, service, dev); !errors.Is(err, hsm.ErrNoKey) || !strings.Contains(err.Error(), "custodian token --for deviceservice") {
 		t.Errorf("an empty token: %v", err)
 	}
 	to, err := servicekeys.Create(ctx, service, dev)
