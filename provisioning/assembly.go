@@ -23,6 +23,8 @@ type Config struct {
 	Name     string
 	Profiles []profile.Profile // the product lines served, names unique
 	Keys     Keys
+	// DeviceCA signs devices' certificates; nil where no profile has any.
+	DeviceCA Certifier
 	Pool     Pool
 	Records  Records
 	// Sequencer takes registry entries.
@@ -101,6 +103,9 @@ func New(c Config) (*Assembly, error) {
 	for _, p := range c.Profiles {
 		if _, twice := a.lines[p.Name]; twice {
 			return nil, fmt.Errorf("make assembly: product line %q has two profiles", p.Name)
+		}
+		if p.Certifies() && c.DeviceCA == nil {
+			return nil, fmt.Errorf("make assembly: product line %q has certificates: name the device CA's certificate", p.Name)
 		}
 		a.lines[p.Name] = p
 	}

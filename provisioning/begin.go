@@ -202,7 +202,7 @@ func (b *beginning) next(ctx context.Context, holds records.Device) (Begun, erro
 	if err != nil {
 		return Begun{}, err
 	}
-	err = b.license(ctx, id.Generation, holds.Identity, holds.Batch)
+	err = b.license(ctx, id.Generation, holds.Identity, holds.Batch, nil)
 	done(err == nil)
 	if errors.Is(err, records.ErrChipActive) {
 		return Begun{}, refuse(CodeActive, "finish the generation that is on the line first", "record %s has a generation on the line", d.Record.Short()).because(err)
@@ -286,6 +286,9 @@ func (b *beginning) assemble(ctx context.Context) (Begun, error) {
 	}
 	if len(d.Certificate) == 0 {
 		if err := b.sign(ctx); err != nil {
+			return Begun{}, err
+		}
+		if err := b.certify(ctx); err != nil {
 			return Begun{}, err
 		}
 	}

@@ -32,6 +32,12 @@ func (b *beginning) claim(ctx context.Context, keys *deviceKeys) error {
 			entry.Vouch = vouch
 		case e.Source == profile.Value:
 			entry.Vouch = []byte(e.Value)
+		case e.Source.Waits():
+			vouch, err := b.vouch(ctx, m, entry)
+			if err != nil {
+				return err
+			}
+			entry.Vouch = vouch
 		case !drawn || len(secret.Random) != 32:
 			return profileChanged(b.profile)
 		case e.Clear:

@@ -51,7 +51,7 @@ func (l quietLine) DeviceKey(context.Context, keypackage.KeyID, []byte) (keypack
 	return heldKey("the key of the one device"), nil
 }
 
-func (l quietLine) Reserve(context.Context, string, []pool.Range, identity.RecordID, identity.Generation) (pool.Reservation, error) {
+func (l quietLine) Reserve(context.Context, string, []pool.Range, []string, identity.RecordID, identity.Generation) (pool.Reservation, error) {
 	return pool.Reservation{}, pool.ErrEmpty
 }
 

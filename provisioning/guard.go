@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/statement"
@@ -39,12 +40,13 @@ const (
 // (keyError).
 type guard struct {
 	keys    Keys
+	ca      Certifier // nil where no line certifies
 	breaker *breaker
 	fault   func(error) KeyFault
 }
 
 func newGuard(c Config) *guard {
-	g := &guard{keys: c.Keys, fault: c.KeyFault}
+	g := &guard{keys: c.Keys, ca: c.DeviceCA, fault: c.KeyFault}
 	g.breaker = newBreaker(c.Now, func(open bool, err error) { breakerChanged(c.Log, c.Metrics, g.faultOf(err), open, err) })
 	return g
 }
@@ -189,6 +191,11 @@ func (g *guard) Fetch(ctx context.Context, w keypackage.WaitingKey) (key keypack
 func (g *guard) CheckValue(ctx context.Context, w keypackage.WaitingKey, msg []byte) (mac []byte, err error) {
 	err = g.use(ctx, func(ctx context.Context) (err error) { mac, err = g.keys.CheckValue(ctx, w, msg); return err })
 	return mac, err
+}
+
+func (g *guard) Certify(ctx context.Context, r devicecert.Request) (der []byte, err error) {
+	err = g.use(ctx, func(ctx context.Context) (err error) { der, err = g.ca.Certify(ctx, r); return err })
+	return der, err
 }
 
 // guardedKey is a device key under the guard. Destroying is let through: an

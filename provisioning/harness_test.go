@@ -29,6 +29,7 @@ import (
 	"github.com/devicekeys/devicekeys/device"
 	"github.com/devicekeys/devicekeys/device/chip"
 	"github.com/devicekeys/devicekeys/device/flash"
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/identity"
@@ -120,6 +121,8 @@ type line struct {
 	registry  *storetest.Database
 	log       *buffer
 	ca        *authority
+	deviceCA  *devicecert.Authority
+	roots     *devicecert.Roots
 	front     *front // stands before the sequencer
 	profiles  []profile.Profile
 	maker     *registrytest.Signer // the chip maker's key
@@ -160,6 +163,7 @@ func newLine(t testing.TB, profiles ...string) *line {
 	must(t, maker.Create(t.Context(), l.token, maker.Plan{Realm: dev, Masters: []maker.Master{{Version: 1, KDF: hsm.KDF1}}, Purposes: []string{"channel", "drm"}}))
 	l.openKeys(t)
 	l.pool, l.records, l.registry = pooltest.New(t), recordstest.New(t), storetest.New(t)
+	l.newDeviceCA(t)
 	if len(profiles) == 0 {
 		profiles = []string{string(profile.Phone)}
 	}
@@ -215,6 +219,20 @@ func (l *line) check(t testing.TB, sources check.Sources) {
 			}
 		}
 	}
+}
+
+// newDeviceCA makes a device CA of a software key; the one in the HSM has a test
+// with the program.
+func (l *line) newDeviceCA(t testing.TB) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	cert, err := devicecert.SelfSigned(dev, "Test", key)
+	must(t, err)
+	l.deviceCA, err = devicecert.New(cert, key)
+	must(t, err)
+	l.roots, err = devicecert.NewRoots(dev, cert)
+	must(t, err)
 }
 
 func (l *line) openKeys(t testing.TB) {
@@ -289,7 +307,7 @@ func (l *line) start(t testing.TB, change ...func(*provisioning.Config)) *spp {
 	t.Helper()
 	s := &spp{metrics: prometheus.NewRegistry()}
 	c := provisioning.Config{
-		Realm: dev, Name: "spp-1", Profiles: l.profiles, Keys: l.keys, Pool: l.pool.Store, Records: l.records.Store, Sequencer: &l.submitter,
+		Realm: dev, Name: "spp-1", Profiles: l.profiles, Keys: l.keys, DeviceCA: l.deviceCA, Pool: l.pool.Store, Records: l.records.Store, Sequencer: &l.submitter,
 		AuditLog: audit.New(l.records.As("spp"), dev), Metrics: provisioning.NewMetrics(s.metrics),
 		Log: slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}

@@ -27,10 +27,12 @@ const maxStale = 8
 func (b *beginning) reserve(ctx context.Context, g identity.Generation) error {
 	s, record := b.station, b.hello.ChipID.RecordID()
 	for range maxStale {
-		r, err := b.pool.Reserve(ctx, b.profile.Name, ranges(s, b.profile), record, g)
+		r, err := b.pool.Reserve(ctx, b.profile.Name, ranges(s, b.profile), b.profile.InPool(), record, g)
 		switch {
 		case errors.Is(err, pool.ErrEmpty):
 			return refuse(CodePoolEmpty, "import identities: spp pool import", "the pool of product line %q is empty", b.profile.Name).because(err)
+		case errors.Is(err, pool.ErrNoKeys):
+			return refuse(CodePoolEmpty, "make keys in advance: spp pool generate; or import them: spp pool import-keys", "the pool of product line %q has identities, but none with all keys", b.profile.Name).because(err)
 		case errors.Is(err, pool.ErrOutOfRange):
 			return refuse(CodeTACRange, "import identities of the station's range, or have its certificate renewed with the range in use",
 				"the pool has no identity in the range of station %q", s.Station).because(err)
@@ -46,7 +48,11 @@ func (b *beginning) reserve(ctx context.Context, g identity.Generation) error {
 		if err := s.Allows(r.Identity); err != nil {
 			return refuse(CodeTACRange, "take the device back to the station that began it", "%v", err).because(err)
 		}
-		err = b.license(ctx, g, r.Identity, r.Batch)
+		waiting, err := b.waitingWith(ctx, r.Identity)
+		if err != nil {
+			return err
+		}
+		err = b.license(ctx, g, r.Identity, r.Batch, waiting)
 		switch {
 		case errors.Is(err, records.ErrIdentityUsed):
 			b.incident(ctx, s, deviceID{record, g}, CodeConflict, "begin", fmt.Sprintf("the pool gave %s %s, which was used before; it is burned there", r.Identity.Type(), r.Identity),
@@ -86,7 +92,7 @@ func (b *beginning) move(ctx context.Context, g identity.Generation, plan record
 	if err := s.Allows(plan.Identity); err != nil {
 		return refuse(CodeTACRange, "take the device to a station of the identity's range", "%v", err).because(err)
 	}
-	err := b.license(ctx, g, plan.Identity, plan.Batch)
+	err := b.license(ctx, g, plan.Identity, plan.Batch, nil)
 	switch {
 	case errors.Is(err, records.ErrIdentityUsed):
 		return b.conflict(ctx, s, id, "begin", "the identity that a board swap planned for the chip is another record's", facts{"from_record": plan.From.String()},
@@ -110,10 +116,10 @@ func ranges(s Station, p profile.Profile) []pool.Range {
 	return out
 }
 
-// license draws a device's secrets, seals them, and commits its first row
-// together with the audit entry that licenses deriving its keys and signing its
-// claims.
-func (b *beginning) license(ctx context.Context, g identity.Generation, id identity.Identity, batch int64) error {
+// license draws a device's secrets and makes its keys, seals them, and commits
+// its first row together with the audit entry that licenses deriving its keys and
+// signing its claims. Keys that waited in the pool come sealed and stay so.
+func (b *beginning) license(ctx context.Context, g identity.Generation, id identity.Identity, batch int64, waited sealedByEntry) error {
 	p := b.profile
 	issued := b.now().Unix()
 	if issued <= 0 || issued > math.MaxUint32 {
@@ -129,7 +135,13 @@ func (b *beginning) license(ctx context.Context, g identity.Generation, id ident
 	if b.secrets, err = b.drawSecrets(ctx, p, id); err != nil {
 		return err
 	}
-	if d.Secrets, err = b.keepSecrets(ctx, p, d, b.secrets); err != nil {
+	if err = b.makeKeys(ctx, b.secrets, waited); err != nil {
+		return err
+	}
+	if d.Secrets, err = b.keepSecrets(ctx, p, d, b.secrets, waited); err != nil {
+		return err
+	}
+	if err = b.openWaited(ctx, d, waited); err != nil {
 		return err
 	}
 	// A crash before the commit leaves sealed secrets that nobody has; after it

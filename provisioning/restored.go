@@ -101,7 +101,7 @@ func (a *Assembly) entry(ctx context.Context, d records.Device) ([]byte, error) 
 			e.Type = registry.Supersede
 		}
 	}
-	e, err := registry.Seal(rand.Reader, d.ChipID, e, registry.Record{Certificate: d.Certificate, Backup: d.Backup})
+	e, err := registry.Seal(rand.Reader, d.ChipID, e, registry.Record{Certificate: d.Certificate, Backup: d.Backup, X509: d.X509})
 	if err != nil {
 		return nil, err
 	}

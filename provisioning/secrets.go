@@ -115,9 +115,13 @@ func (a *Assembly) digits(ctx context.Context, n int, drawn []byte) (out []byte,
 
 // keepSecrets seals a device's values for its row, in the profile's order, bound
 // to realm, batch, identity and entry.
-func (a *Assembly) keepSecrets(ctx context.Context, p profile.Profile, d records.Device, secrets secretsByEntry) ([]records.SealedSecret, error) {
+func (a *Assembly) keepSecrets(ctx context.Context, p profile.Profile, d records.Device, secrets secretsByEntry, waited sealedByEntry) ([]records.SealedSecret, error) {
 	var kept []records.SealedSecret
 	for _, e := range p.Entries {
+		if sealed, ok := waited[e.Name]; ok {
+			kept = append(kept, records.SealedSecret{Entry: e.Name, Sealed: sealed})
+			continue
+		}
 		s, drawn := secrets[e.Name]
 		if !drawn {
 			continue
@@ -143,18 +147,7 @@ const maxKept = keypackage.MaxSecret + 256
 func (a *Assembly) openSecrets(ctx context.Context, d records.Device) (secretsByEntry, error) {
 	secrets := secretsByEntry{}
 	for _, kept := range d.Secrets {
-		sealed, err := keypackage.ParseSealed(kept.Sealed, maxKept)
-		if err != nil {
-			return nil, err
-		}
-		plaintext, err := a.keys.OpenSecret(ctx, keypackage.PoolAAD(a.realm, d.Batch, d.Identity, kept.Entry), sealed)
-		if err != nil {
-			wipe(secrets)
-			return nil, err
-		}
-		var s keypackage.Secret
-		err = detcbor.Unmarshal(plaintext, &s, maxKept)
-		clear(plaintext)
+		s, err := a.openSecret(ctx, d, kept)
 		if err != nil {
 			wipe(secrets)
 			return nil, err
@@ -162,4 +155,17 @@ func (a *Assembly) openSecrets(ctx context.Context, d records.Device) (secretsBy
 		secrets[kept.Entry] = s
 	}
 	return secrets, nil
+}
+
+func (a *Assembly) openSecret(ctx context.Context, d records.Device, kept records.SealedSecret) (s keypackage.Secret, err error) {
+	sealed, err := keypackage.ParseSealed(kept.Sealed, maxKept)
+	if err != nil {
+		return s, err
+	}
+	plaintext, err := a.keys.OpenSecret(ctx, keypackage.PoolAAD(a.realm, d.Batch, d.Identity, kept.Entry), sealed)
+	if err != nil {
+		return s, err
+	}
+	defer clear(plaintext)
+	return s, detcbor.Unmarshal(plaintext, &s, maxKept)
 }

@@ -52,7 +52,7 @@ func TestStale(t *testing.T) {
 	must(t, confirmed.run(ctx, 3))
 	must(t, restored.run(ctx, 5))
 	unclaimed := l.device(t, true).chip.ID().RecordID()
-	reserved, err := l.pool.Store.Reserve(ctx, "phone", nil, unclaimed, 1)
+	reserved, err := l.pool.Store.Reserve(ctx, "phone", nil, nil, unclaimed, 1)
 	must(t, err)
 
 	l.age(t, "167 hours")
@@ -113,7 +113,7 @@ func TestStaleCrash(t *testing.T) {
 	ctx := t.Context()
 	f := on(l.station(t), l.device(t, true))
 	must(t, f.run(ctx, 1))
-	_, err := l.pool.Store.Reserve(ctx, "phone", nil, identity.RecordID{1}, 1)
+	_, err := l.pool.Store.Reserve(ctx, "phone", nil, nil, identity.RecordID{1}, 1)
 	must(t, err)
 	l.spp.stop()
 	l.age(t, "200 hours")

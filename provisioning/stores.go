@@ -16,8 +16,11 @@ import (
 // method may be repeated.
 type Pool interface {
 	// Reserve gives a record's generation its identity: the one it has, or a
-	// free one. It matches pool.ErrEmpty or pool.ErrOutOfRange.
-	Reserve(ctx context.Context, line string, within []pool.Range, record identity.RecordID, g identity.Generation) (pool.Reservation, error)
+	// free one that has keys for the entries named. It matches pool.ErrEmpty,
+	// pool.ErrOutOfRange or pool.ErrNoKeys.
+	Reserve(ctx context.Context, line string, within []pool.Range, keys []string, record identity.RecordID, g identity.Generation) (pool.Reservation, error)
+	// WaitingKeys gives the sealed keys that wait with an identity, by entry.
+	WaitingKeys(ctx context.Context, id identity.Identity) (map[string][]byte, error)
 	// Use ends an identity's stay after its device was published.
 	Use(ctx context.Context, id identity.Identity) error
 	// UseAll does so for many at once.

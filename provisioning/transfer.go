@@ -42,9 +42,15 @@ func (b *beginning) transfer(ctx context.Context, keys *deviceKeys) error {
 	}
 	pack := keypackage.DataPackage{Point: point, Certificate: d.Certificate, Manifest: d.Manifest}
 	for _, i := range m.Wrapped() {
-		key := keys.named[m.Entries[i].Key.Name]
+		name := m.Entries[i].Key.Name
+		key := keys.named[name]
 		if key == nil {
-			return errNoDerivedKey
+			w, err := b.wrapWaiting(ctx, sender, name)
+			if err != nil {
+				return err
+			}
+			pack.Wrapped = append(pack.Wrapped, w)
+			continue
 		}
 		w, err := sender.Wrap(ctx, key)
 		if err != nil {

@@ -10,13 +10,14 @@ package main
 import "github.com/devicekeys/devicekeys/cmd/internal/console"
 
 type program struct {
-	Setup   setupCmd                   `cmd:"" help:"Make the SPP's token and the maker's keys in it (development realm)."`
-	Token   tokenCmd                   `cmd:"" help:"Make another program's token, its TLS key and a certificate request."`
-	Certify certifyCmd                 `cmd:"" help:"Sign a certificate request as the station CA."`
-	Purpose purposeCmd                 `cmd:"" help:"Bring a purpose key into the device service's token: export and import."`
-	Show    showCmd                    `cmd:"" help:"List the keys of the SPP's token as they are read back."`
-	Keys    keysCmd                    `cmd:"" help:"Explain every kind of key: where it is, who may use it, what a thief gains."`
-	Config  console.ConfigHelp[Config] `cmd:"" help:"Print every key of the configuration and its default."`
+	Setup     setupCmd                   `cmd:"" help:"Make the SPP's token and the maker's keys in it (development realm)."`
+	Token     tokenCmd                   `cmd:"" help:"Make another program's token, its TLS key and a certificate request."`
+	Certify   certifyCmd                 `cmd:"" help:"Sign a certificate request as the station CA."`
+	Purpose   purposeCmd                 `cmd:"" help:"Bring a purpose key into the device service's token: export and import."`
+	Transport transportCmd               `cmd:"" help:"The key that keys from outside are wrapped to."`
+	Show      showCmd                    `cmd:"" help:"List the keys of the SPP's token as they are read back."`
+	Keys      keysCmd                    `cmd:"" help:"Explain every kind of key: where it is, who may use it, what a thief gains."`
+	Config    console.ConfigHelp[Config] `cmd:"" help:"Print every key of the configuration and its default."`
 }
 
 const session = `

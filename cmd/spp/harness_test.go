@@ -85,7 +85,8 @@ tls: {certificate: spp.pem, client_ca: public/station-ca.pem}
 pool: {dsn: %q, password_file: %q}
 records: {dsn: %q, password_file: %q}
 sequencer: {url: %q, ca: public/station-ca.pem}
-profiles: [phone.yaml]
+profiles: [phone.yaml, meter.yaml]
+device_ca: public/device-ca.pem
 chip_makers: [other-maker.pem, maker.pem]
 owner:
   pool: {dsn: %q, password_file: %q}
@@ -120,6 +121,7 @@ func newPlace(t testing.TB, dir, sequencer string) *place {
 	c := p.records.Config("custodian")
 	p.write("custodian.yaml", fmt.Appendf(nil, custodianText, c.DSN, c.PasswordFile))
 	p.write("phone.yaml", profile.Phone)
+	p.write("meter.yaml", bytes.Replace(profile.Pairs, []byte("source: made"), []byte("source: imported"), 1))
 	p.write("maker.pem", registrytest.NewSigner(t, "chip maker").Public().PEM())
 	p.write("other-maker.pem", registrytest.NewSigner(t, "another chip maker").Public().PEM())
 	return p

@@ -28,6 +28,7 @@ import (
 //	setaside NAME GENERATION [TYPE] the registry refused an entry
 //	noticed NAME GENERATION      the registry has acknowledged a scrap entry
 //	incident NAME KIND           one incident
+//	wrapkeys FILE ID,ENTRY...     symmetric keys from outside, wrapped to the SPP's HSM
 //	audited TEXT                 the audit log has exactly one entry with this actor and note
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"chip":     func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).chip(args[0]) },
@@ -35,6 +36,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"setaside": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).setAside(args) },
 	"noticed":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).noticed(args) },
 	"incident": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).incident(args) },
+	"wrapkeys": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).wrapKeys(args[0], args[1:]) },
 	"audited":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).audited(args) },
 }
 
@@ -108,7 +110,7 @@ func (s onStage) device(args []string) {
 	if before, err := s.records.Newest(ctx, d.Record); err == nil {
 		d.Identity, d.Batch = before.Identity, before.Batch
 	} else {
-		r, err := s.pool.Reserve(ctx, d.Line, nil, d.Record, d.Generation)
+		r, err := s.pool.Reserve(ctx, d.Line, nil, nil, d.Record, d.Generation)
 		s.Check(err)
 		d.Identity, d.Batch = r.Identity, r.Batch
 	}

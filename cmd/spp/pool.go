@@ -14,9 +14,12 @@ import (
 )
 
 type poolCmd struct {
-	Import poolImportCmd `cmd:"" help:"Import a file of identities as one batch."`
-	Status poolStatusCmd `cmd:"" help:"List the batches and what became of them."`
-	Burn   poolBurnCmd   `cmd:"" help:"Keep one identity from ever being given to a device."`
+	Import     poolImportCmd     `cmd:"" help:"Import a file of identities as one batch."`
+	Status     poolStatusCmd     `cmd:"" help:"List the batches and what became of them."`
+	Generate   poolGenerateCmd   `cmd:"" help:"Make keys in advance for identities that wait."`
+	ImportKeys poolImportKeysCmd `cmd:"" name:"import-keys" help:"Import keys from outside for identities that wait."`
+	Keys       poolKeysCmd       `cmd:"" help:"Count the keys that wait."`
+	Burn       poolBurnCmd       `cmd:"" help:"Keep one identity from ever being given to a device."`
 }
 
 type poolImportCmd struct {
@@ -64,10 +67,11 @@ func (r poolImported) String() string {
 
 func (c *poolImportCmd) Run(ctx context.Context, out console.IO) error {
 	return withStores(ctx, c.Config, func(config Config, s stores) error {
-		kind, err := identityType(config, c.Line)
+		p, err := config.profile(c.Line)
 		if err != nil {
 			return err
 		}
+		kind := p.Identity
 		ids, refused, err := c.read(kind)
 		if err != nil {
 			return err
@@ -95,22 +99,6 @@ func (c *poolImportCmd) Run(ctx context.Context, out console.IO) error {
 		result.Imported = len(good)
 		return c.Print(out.Out, result)
 	})
-}
-
-// identityType gives the type of identity of a product line.
-func identityType(c Config, line string) (identity.Type, error) {
-	profiles, err := c.profiles()
-	if err != nil {
-		return 0, err
-	}
-	var names []string
-	for _, p := range profiles {
-		if p.Name == line {
-			return p.Identity, nil
-		}
-		names = append(names, p.Name)
-	}
-	return 0, console.Usagef("product line %q has no profile here: %q have", line, names)
 }
 
 func (c *poolImportCmd) read(kind identity.Type) ([]identity.Identity, []pool.Refused, error) {
@@ -182,6 +170,29 @@ func (c *poolStatusCmd) Run(ctx context.Context, out console.IO) error {
 		t := console.NewTable(console.Columns("batch", "line", "type", "imported", "free", "reserved", "used", "burned", "at")...)
 		for _, b := range batches {
 			t.Row(b.Name, b.Line, b.Type.String(), b.Imported, b.Free, b.Reserved, b.Used, b.Burned, b.At)
+		}
+		return c.Print(out.Out, t)
+	})
+}
+
+type poolKeysCmd struct {
+	console.ConfigFile
+	console.Output
+}
+
+func (*poolKeysCmd) Help() string {
+	return `One line for each product line and entry: how many keys wait with their identities. An identity of a line whose profile has entries of source pool or imported is given to a device only with all of them.`
+}
+
+func (c *poolKeysCmd) Run(ctx context.Context, out console.IO) error {
+	return withStores(ctx, c.Config, func(_ Config, s stores) error {
+		stock, err := s.pool.KeyStock(ctx)
+		if err != nil {
+			return err
+		}
+		t := console.NewTable(console.Columns("line", "entry", "ready")...)
+		for _, k := range stock {
+			t.Row(k.Line, k.Entry, k.Ready)
 		}
 		return c.Print(out.Out, t)
 	})

@@ -7,6 +7,7 @@ import (
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
+	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -121,8 +122,13 @@ func licence(kind audit.Kind, config Config, record identity.RecordID, g identit
 }
 
 // withKeys opens the token and the maker's keys on it for one command, beside an spp serve that may use the same token.
-func withKeys(ctx context.Context, config Config, f func(*maker.Keys) error) (err error) {
-	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, false)
+func withKeys(ctx context.Context, config Config, f func(*maker.Keys) error) error {
+	return withToken(ctx, config, false, func(_ *hsm.Token, keys *maker.Keys) error { return f(keys) })
+}
+
+// withToken gives the token too, open for signatures of TLS and CA keys or not.
+func withToken(ctx context.Context, config Config, sign bool, f func(*hsm.Token, *maker.Keys) error) (err error) {
+	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, sign)
 	if err != nil {
 		return err
 	}
@@ -131,5 +137,5 @@ func withKeys(ctx context.Context, config Config, f func(*maker.Keys) error) (er
 	if err != nil {
 		return err
 	}
-	return f(keys)
+	return f(tok, keys)
 }

@@ -42,7 +42,7 @@ func TestCounters(t *testing.T) {
 		next, batches, device := 0, 0, 0
 		tac := identity.TAC(fmt.Sprintf("%08d", round))
 		reserve := func(rt *rapid.T, n int) {
-			r, err := d.Store.Reserve(rt.Context(), line, nil, record(round*1000+n), 1)
+			r, err := d.Store.Reserve(rt.Context(), line, nil, nil, record(round*1000+n), 1)
 			had, again := m.reserved[n]
 			switch {
 			case again:

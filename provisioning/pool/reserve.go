@@ -34,17 +34,21 @@ const maxTries = 10
 //
 // A crash after it leaves the identity reserved for that record and generation;
 // the next try of the same device gets it again.
-func (s *Store) Reserve(ctx context.Context, line string, within []Range, record identity.RecordID, g identity.Generation) (Reservation, error) {
+//
+// With keys, only an identity is taken for which a key waits for each entry
+// named: where none of those that are free has them, that is ErrNoKeys.
+func (s *Store) Reserve(ctx context.Context, line string, within []Range, keys []string, record identity.RecordID, g identity.Generation) (Reservation, error) {
 	fail := func(err error) (Reservation, error) {
 		return Reservation{}, fmt.Errorf("reserve an identity of line %q for record %s, generation %d: %w", line, record.Short(), g, err)
 	}
 	if record == (identity.RecordID{}) || g == 0 {
 		return fail(errors.New("record id or generation is missing"))
 	}
-	from, to := bounds(within)
-	query := reserveSkipping
+	a := reservation{line: line, keys: keys, record: record, g: g}
+	a.from, a.to = bounds(within)
+	query := a.query(true)
 	for try := 1; ; try++ {
-		r, err := s.reserve(ctx, query, line, from, to, record, g)
+		r, err := s.reserve(ctx, query, a)
 		if err == nil {
 			return r, nil
 		}
@@ -53,13 +57,13 @@ func (s *Store) Reserve(ctx context.Context, line string, within []Range, record
 			return fail(err)
 		}
 		if !raced {
-			if err = s.why(ctx, line, from, to, record, g); !errors.Is(err, ErrBusy) {
+			if err = s.why(ctx, a); !errors.Is(err, ErrBusy) {
 				return fail(err)
 			}
 			// All that are free are locked by others, who may yet give them
 			// back: get in line. It takes as long as their statements do, and the
 			// server's bound on a statement ends it.
-			query = reserveWaiting
+			query = a.query(false)
 		}
 		if try == maxTries {
 			return fail(err)
@@ -79,12 +83,40 @@ func bounds(within []Range) (from, to any) {
 	return pq.Array(f), pq.Array(t)
 }
 
-// One statement: one round trip, one transaction. Two calls for one device meet
-// at the unique index, and the second one fails.
-const (
-	reserveSkipping = reserveBegin + ` skip locked ` + reserveEnd
-	reserveWaiting  = reserveBegin + reserveEnd
+// reservation is what a reservation is made of; from and to are the ranges.
+type reservation struct {
+	line     string
+	from, to any
+	keys     []string
+	record   identity.RecordID
+	g        identity.Generation
+}
 
+// query gives the statement: one round trip, one transaction. Two calls for one
+// device meet at the unique index, and the second one fails. Rows that others
+// have locked are skipped, or waited for.
+func (a reservation) query(skip bool) string {
+	q := reserveBegin
+	if len(a.keys) > 0 {
+		q += reserveKeys
+	}
+	q += reservePick
+	if skip {
+		q += ` skip locked`
+	}
+	return q + reserveEnd
+}
+
+// args gives the statement's arguments.
+func (a reservation) args() []any {
+	args := []any{a.line, a.from, a.to, a.record[:], int64(a.g)}
+	if len(a.keys) > 0 {
+		args = append(args, pq.Array(a.keys))
+	}
+	return args
+}
+
+const (
 	reserveBegin = `
 with had as (
 	select type, value, batch from waiting where record_id = $4 and generation = $5 and reserved is not null
@@ -92,7 +124,12 @@ with had as (
 	select w.type, w.value from unnest($2::text[], $3::text[]) with ordinality r(low, high, place)
 	cross join lateral (
 		select type, value from waiting
-		where line = $1 and reserved is null and value between r.low and r.high
+		where line = $1 and reserved is null and value between r.low and r.high`
+
+	reserveKeys = ` and (select count(*) from waiting_key k
+			where k.type = waiting.type and k.value = waiting.value and k.entry = any($6::text[])) = cardinality($6::text[])`
+
+	reservePick = `
 		order by value limit 1 for update`
 
 	reserveEnd = `
@@ -109,13 +146,13 @@ with had as (
 select type, value, batch, true from taken union all select type, value, batch, false from had`
 )
 
-func (s *Store) reserve(ctx context.Context, query, line string, from, to any, record identity.RecordID, g identity.Generation) (Reservation, error) {
+func (s *Store) reserve(ctx context.Context, query string, a reservation) (Reservation, error) {
 	var (
 		r     Reservation
 		kind  uint8
 		value string
 	)
-	if err := s.prepared.Row(ctx, query, []any{line, from, to, record[:], int64(g)}, &kind, &value, &r.Batch, &r.New); err != nil {
+	if err := s.prepared.Row(ctx, query, a.args(), &kind, &value, &r.Batch, &r.New); err != nil {
 		return Reservation{}, err
 	}
 	var err error
@@ -124,17 +161,24 @@ func (s *Store) reserve(ctx context.Context, query, line string, from, to any, r
 }
 
 // why tells why no row was taken: ErrBusy where it may be otherwise by now.
-func (s *Store) why(ctx context.Context, line string, from, to any, record identity.RecordID, g identity.Generation) error {
-	const query = `
-select exists (select from waiting where line = $1 and reserved is null),
-	exists (select from waiting w join unnest($2::text[], $3::text[]) r(low, high) on w.value between r.low and r.high
-		where w.line = $1 and w.reserved is null),
-	exists (select from waiting where record_id = $4 and generation = $5 and reserved is not null)`
-	var free, inside, had bool
-	if err := s.prepared.Row(ctx, query, []any{line, from, to, record[:], int64(g)}, &free, &inside, &had); err != nil {
+func (s *Store) why(ctx context.Context, a reservation) error {
+	const inRange = `exists (select from waiting join unnest($2::text[], $3::text[]) r(low, high) on waiting.value between r.low and r.high
+		where line = $1 and reserved is null`
+	query := `
+select exists (select from waiting where line = $1 and reserved is null), ` + inRange + `),
+	exists (select from waiting where record_id = $4 and generation = $5 and reserved is not null), `
+	if len(a.keys) > 0 {
+		query += inRange + reserveKeys + `)`
+	} else {
+		query += `true`
+	}
+	var free, inside, had, ready bool
+	if err := s.prepared.Row(ctx, query, a.args(), &free, &inside, &had, &ready); err != nil {
 		return err
 	}
 	switch {
+	case inside && !ready && !had:
+		return ErrNoKeys
 	case inside, had: // had: another call for the same device took the last one
 		return ErrBusy
 	case free:

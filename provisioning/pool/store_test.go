@@ -55,7 +55,7 @@ func mustImport(t testing.TB, s *pool.Store, name, line string, ids []identity.I
 
 func mustReserve(t testing.TB, s *pool.Store, line string, n int, g identity.Generation) pool.Reservation {
 	t.Helper()
-	r, err := s.Reserve(t.Context(), line, nil, record(n), g)
+	r, err := s.Reserve(t.Context(), line, nil, nil, record(n), g)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestLifeOfAnIdentity(t *testing.T) {
 	if err := s.Burn(t.Context(), imei(t, tac, 2), ""); err == nil {
 		t.Error("Burn without a reason was allowed")
 	}
-	if _, err := s.Reserve(t.Context(), "phone", nil, record(9), 1); !errors.Is(err, pool.ErrEmpty) {
+	if _, err := s.Reserve(t.Context(), "phone", nil, nil, record(9), 1); !errors.Is(err, pool.ErrEmpty) {
 		t.Errorf("Reserve from an empty pool: %v", err)
 	}
 	stock, err := s.Stock(t.Context())
@@ -164,7 +164,7 @@ func TestReserveWithinRanges(t *testing.T) {
 		{line: "tablet", want: imei(t, other, 9)},
 		{line: "nothing", err: pool.ErrEmpty},
 	} {
-		r, err := s.Reserve(t.Context(), c.line, c.within, record(i+1), 1)
+		r, err := s.Reserve(t.Context(), c.line, c.within, nil, record(i+1), 1)
 		if !errors.Is(err, c.err) || r.Identity != c.want {
 			t.Errorf("%d: Reserve(%s, %v) = %v, %v, want %v, %v", i, c.line, c.within, r, err, c.want, c.err)
 		}
@@ -252,7 +252,7 @@ func TestConcurrentReserve(t *testing.T) {
 	for worker := range 16 {
 		wg.Go(func() {
 			for n := range work {
-				r, err := stores[worker%2].Reserve(t.Context(), "phone", nil, record(n), 1)
+				r, err := stores[worker%2].Reserve(t.Context(), "phone", nil, nil, record(n), 1)
 				if err != nil {
 					t.Error(err)
 					continue
@@ -287,7 +287,7 @@ func TestConcurrentReserve(t *testing.T) {
 		t.Errorf("%d identities given, %d as new, want %d", len(owner), fresh, devices)
 	}
 	checkPool(t, d.Store)
-	if _, err := stores[1].Reserve(t.Context(), "phone", nil, record(devices+1), 1); !errors.Is(err, pool.ErrEmpty) {
+	if _, err := stores[1].Reserve(t.Context(), "phone", nil, nil, record(devices+1), 1); !errors.Is(err, pool.ErrEmpty) {
 		t.Errorf("one too many: %v", err)
 	}
 }
@@ -317,7 +317,7 @@ func TestReserveWaitsForTheLast(t *testing.T) {
 			}
 			answer := make(chan error, 1)
 			go func() {
-				_, err := d.Store.Reserve(t.Context(), "phone", nil, record(1), 1)
+				_, err := d.Store.Reserve(t.Context(), "phone", nil, nil, record(1), 1)
 				answer <- err
 			}()
 			select {
@@ -350,7 +350,7 @@ func TestReserveEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := d.Store.Reserve(ctx, "phone", nil, record(1), 1); err == nil {
+	if _, err := d.Store.Reserve(ctx, "phone", nil, nil, record(1), 1); err == nil {
 		t.Error("Reserve returned without the batch's lock")
 	}
 	if err := tx.Rollback(); err != nil {
@@ -366,7 +366,7 @@ func TestReserveEndsWithItsContext(t *testing.T) {
 func TestConnectionKilled(t *testing.T) {
 	t.Parallel()
 	d := pooltest.New(t)
-	const devices = 40
+	const devices = 300
 	mustImport(t, d.Store, "a", "phone", imeis(t, 0, devices))
 	super := d.AsSuperuser()
 	stop := make(chan struct{})
@@ -377,7 +377,7 @@ func TestConnectionKilled(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(60 * time.Millisecond):
+			case <-time.After(20 * time.Millisecond):
 			}
 			var n int
 			err := super.QueryRow(`select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'spp' and datname = $1`, d.Name).Scan(&n)
@@ -396,7 +396,7 @@ func TestConnectionKilled(t *testing.T) {
 			for n := range work {
 				var r pool.Reservation
 				again(t, func() (err error) {
-					r, err = d.Store.Reserve(t.Context(), "phone", nil, record(n), 1)
+					r, err = d.Store.Reserve(t.Context(), "phone", nil, nil, record(n), 1)
 					return err
 				})
 				mu.Lock()

@@ -2,8 +2,10 @@ package profile
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"fmt"
 
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 )
@@ -39,6 +41,9 @@ func (p Profile) check() error {
 		if err := e.check(); err != nil {
 			return fail("entry %d, %q: %w", i+1, e.Name, err)
 		}
+	}
+	if err := p.checkCertificates(); err != nil {
+		return fail("%w", err)
 	}
 	return p.checkShape()
 }
@@ -78,16 +83,25 @@ func (e Entry) check() error {
 		case e.Size != 0:
 			return fmt.Errorf("size belongs to sources drawn and file: remove it")
 		}
+	case Made, Pool, Imported:
+		switch {
+		case !e.Algorithm.Pair() && !e.Algorithm.Symmetric():
+			return fmt.Errorf("source %s is for keys: write algorithm es256, ecdh-p256, hmac-sha-256 or aes-256-gcm, or another source", e.Source)
+		case e.Size != 0 || e.Clear || e.Digits:
+			return fmt.Errorf("a key's size is its algorithm's and it is secret: remove size, digits and clear")
+		}
 	case "":
-		return fmt.Errorf("source is missing: write derived, drawn, file or value")
+		return fmt.Errorf("source is missing: write derived, drawn, file, value, made, pool or imported")
 	default:
-		return fmt.Errorf("source %q is not known: write derived, drawn, file or value", e.Source)
+		return fmt.Errorf("source %q is not known: write derived, drawn, file, value, made, pool or imported", e.Source)
 	}
 	switch {
-	case e.Algorithm.Pair() || e.Kind == keypackage.KeyPair:
-		return fmt.Errorf("key pairs have no source yet: remove the entry")
-	case e.Algorithm.Symmetric() && e.Source != Derived:
-		return fmt.Errorf("a symmetric key is derived, so that nobody has to keep it: write source: derived, or algorithm: none for a secret that is no key")
+	case e.Certificate && !e.Algorithm.Pair():
+		return fmt.Errorf("only a key pair is certified: remove certificate, or write algorithm es256 or ecdh-p256")
+	case e.Algorithm.Pair() && !e.Source.Waits():
+		return fmt.Errorf("a key pair is made by an HSM: write source: made, pool or imported")
+	case e.Algorithm.Symmetric() && e.Source != Derived && !e.Source.Waits():
+		return fmt.Errorf("a symmetric key is derived, so that nobody has to keep it: write source: derived, or made, pool or imported, or algorithm: none for a secret that is no key")
 	case e.File != "" && e.Source != File:
 		return fmt.Errorf("file belongs to source file: remove it, or write source: file")
 	case e.Value != "" && e.Source != Value:
@@ -109,6 +123,9 @@ func (p Profile) checkShape() error {
 	secrets := 0
 	for _, e := range p.Entries {
 		entry := keypackage.Entry{Kind: e.Kind, Key: p.KeyID(e), Algorithm: e.Algorithm, Clear: e.Clear, Vouch: make([]byte, 32)}
+		if e.Algorithm.Pair() {
+			entry.Vouch = samplePoint()
+		}
 		size := e.Size
 		if size == 0 {
 			size = keypackage.MaxSecret // a file of any length
@@ -118,7 +135,9 @@ func (p Profile) checkShape() error {
 			entry.Vouch = []byte(e.Value)
 		case e.Clear:
 			entry.Vouch = make([]byte, size)
-		case e.Source != Derived:
+		case e.Certificate:
+			secrets += devicecert.MaxCertificate // no secret, but it lies in the registry's record beside them
+		case e.Source != Derived && !e.Source.Waits():
 			const framing = 48 // its 32 random bytes and the heads of three CBOR items
 			secrets += size + framing
 		}
@@ -132,10 +151,24 @@ func (p Profile) checkShape() error {
 		return fmt.Errorf("profile %q: its packages could have %d bytes, %d are allowed: give sizes to files, or shorten values", p.Name, n, maxPayload)
 	}
 	// A device proves on the line that it holds its keys, with one of them.
-	if _, ok := m.Proving(); !ok {
+	proving, ok := m.Proving()
+	switch {
+	case !ok:
 		return fmt.Errorf("profile %q: no entry can authenticate the device: add one of kind communication, algorithm hmac-sha-256, source derived", p.Name)
+	case !m.Entries[proving].Key.Derived():
+		return fmt.Errorf("profile %q: entry %q would authenticate the device on the line, which a derived key does: put one of kind communication, source derived, before it",
+			p.Name, m.Entries[proving].Key.Name)
 	}
 	return nil
+}
+
+// samplePoint gives a public key of the right shape: P-256's base point.
+func samplePoint() []byte {
+	one, err := ecdh.P256().NewPrivateKey(append(make([]byte, 31), 1))
+	if err != nil {
+		return nil // a curve without a base point; Manifest.Encode says so
+	}
+	return one.PublicKey().Bytes()
 }
 
 // sample gives the longest identity of a type.

@@ -16,6 +16,11 @@
 //	drawn    random bytes or digits from the HSM, one value for each device
 //	file     a licensor's secret, one file for the line or one for each identity
 //	value    text that stands in the profile, for clear entries only
+//	made     a key, or key pair, that the HSM makes while the device is on the line
+//	pool     one that was made in advance: it waits in the identity pool, wrapped
+//	imported one that came from outside, wrapped to the HSM, and waits there too
+//
+// Who wants to reach a device by its certificate finds it where Publish says.
 //
 // A profile holds no secret. Secrets of source file stay in their files, mode
 // 0400, and are read for one device at a time.

@@ -20,7 +20,18 @@ const (
 	Drawn   Source = "drawn"   // random, from the HSM, one for each device
 	File    Source = "file"    // from a file that a licensor gave
 	Value   Source = "value"   // text in the profile
+
+	Made     Source = "made"     // a key that the HSM makes while the device is on the line
+	Pool     Source = "pool"     // a key that was made in advance and waits with its identity
+	Imported Source = "imported" // a key from outside that waits with its identity
 )
+
+// Waits reports whether the value is a key that lies wrapped until its device
+// takes it (keypackage.WaitingKey).
+func (s Source) Waits() bool { return s == Made || s.InPool() }
+
+// InPool reports whether the key is in the identity pool before its device comes.
+func (s Source) InPool() bool { return s == Pool || s == Imported }
 
 // Entry is one line of a product line's packages.
 type Entry struct {
@@ -43,6 +54,8 @@ type Entry struct {
 	Clear bool `yaml:"clear"`
 	// Value is a clear entry's value.
 	Value string `yaml:"value"`
+	// Certificate has the device CA certify a pair's public half.
+	Certificate bool `yaml:"certificate"`
 }
 
 // identityMark is replaced in the path of an entry's file.

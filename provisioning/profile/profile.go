@@ -21,6 +21,11 @@ const MaxSize = 256 << 10
 //go:embed phone.yaml
 var Phone []byte
 
+// Pairs is a profile with key pairs and their certificates.
+//
+//go:embed pairs.yaml
+var Pairs []byte
+
 // Profile is what the SPP knows of a product line. It is read only after
 // Parse or Load, and safe for concurrent use.
 type Profile struct {
@@ -43,6 +48,10 @@ type Profile struct {
 	// ModulesFolder holds the basic software modules that a station loads into
 	// a device before its keys (the patent's step 2); "" where ROM has all.
 	ModulesFolder string `yaml:"modules"`
+	// Publish says where the certificates of the line's devices stand.
+	Publish Publication `yaml:"publish"`
+	// IdentityInCertificates has certificates say the device's identity.
+	IdentityInCertificates bool `yaml:"identity_in_certificates"`
 	// Entries are what a package holds, in the manifest's order.
 	Entries []Entry `yaml:"entries"`
 

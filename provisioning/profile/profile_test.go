@@ -191,8 +191,19 @@ func TestParseRefuses(t *testing.T) {
 		"file of a drawn entry":   {entries + "  - {name: x, kind: opaque, source: drawn, size: 4, file: x}\n", "source file"},
 		"a secret in the profile": {entries + "  - {name: x, kind: opaque, source: value, value: '1234'}\n", "no secret"},
 		"value of a drawn entry":  {entries + "  - {name: x, kind: opaque, source: drawn, size: 4, value: y}\n", "source value"},
-		"key pair":                {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: drawn, size: 32}\n", "key pairs"},
-		"a clear derived key":     {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: derived, clear: true}\n", "secret"},
+		"key pair":                {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: drawn, size: 32}\n", "source: made"},
+		"a derived pair":          {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: derived}\n", "can't be derived"},
+		"a made secret":           {entries + "  - {name: x, kind: opaque, source: made}\n", "is for keys"},
+		"a made key's size":       {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: made, size: 32}\n", "remove size"},
+		"a clear pair":            {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: pool, clear: true}\n", "remove size"},
+		"certified symmetric key": {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: made, certificate: true}\n", "only a key pair"},
+		"publication":             {strings.Replace(entries, "entries:", "publish: web\nentries:", 1), "sealed, certificates or directory"},
+		"nothing to publish":      {strings.Replace(entries, "entries:", "publish: directory\nentries:", 1), "no entry has a certificate"},
+		"nothing to name":         {strings.Replace(entries, "entries:", "identity_in_certificates: true\nentries:", 1), "no entry has a certificate"},
+		"nine certificates":       {entries + pairs(9), "room for 8"},
+		"a made key proves": {head + "entries:\n  - {name: x, kind: communication, algorithm: hmac-sha-256, source: made}\n" + channel,
+			"put one of kind communication"},
+		"a clear derived key": {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: derived, clear: true}\n", "secret"},
 		"nothing proves": {head + "entries:\n  - {name: x, kind: opaque, source: drawn, size: 4}\n",
 			"no entry can authenticate"},
 		"only an AES key": {head + "entries:\n  - {name: x, kind: drm, algorithm: aes-256-gcm, source: derived}\n",
@@ -212,6 +223,26 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+func pairs(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString("  - {name: p" + string(rune('a'+i)) + ", kind: key-pair, algorithm: es256, source: made, certificate: true}\n")
+	}
+	return b.String()
+}
+
+// TestPairs: the example with key pairs says what its comments say.
+func TestPairs(t *testing.T) {
+	t.Parallel()
+	p, err := profile.Parse(profile.Pairs, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !p.Certifies() || p.Publish != profile.Directory || !p.IdentityInCertificates || strings.Join(p.InPool(), " ") != "tls message" {
+		t.Errorf("%+v, in the pool %q", p, p.InPool())
+	}
+}
+
 func heavy(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -224,6 +255,7 @@ func heavy(n int) string {
 // its paths stay where they are put.
 func FuzzParse(f *testing.F) {
 	f.Add(profile.Phone)
+	f.Add(profile.Pairs)
 	tv, err := os.ReadFile("testdata/tv.yaml")
 	if err != nil {
 		f.Fatal(err)

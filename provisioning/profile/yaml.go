@@ -87,10 +87,10 @@ func strict(n *yaml.Node, key string) error {
 
 // textKeys hold texts that may look like numbers: unquoted, YAML would change
 // 007 on its way.
-var textKeys = map[string]bool{"name": true, "value": true, "file": true, "modules": true}
+var textKeys = map[string]bool{"name": true, "value": true, "file": true, "modules": true, "publish": true}
 
 // switches are true or false; the decoder would also take "yes" and "on".
-var switches = map[string]bool{"allow_unattested": true, "digits": true, "clear": true}
+var switches = map[string]bool{"allow_unattested": true, "digits": true, "clear": true, "certificate": true, "identity_in_certificates": true}
 
 // plainError drops the decoder's own prefixes and Go's type names.
 func plainError(err error) error {

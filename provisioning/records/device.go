@@ -73,7 +73,8 @@ type Device struct {
 	Manifest    []byte
 	Claims      []byte
 	Certificate []byte
-	Package     []byte // data package of the newest transfer
+	Package     []byte   // data package of the newest transfer
+	X509        [][]byte // certificates of its key pairs, DER, in the profile's order
 
 	Backup    []byte   // backup data package
 	Confirm   []byte   // the device's MAC of the confirmation, 32 bytes
@@ -93,7 +94,7 @@ type Device struct {
 const columns = `record_id, chip_id, generation, identity_type, identity_value, batch, realm, line, station, state,
 	suite, issued_at, kdf, master_version, secrets, hello, point, manifest, claims, certificate, package,
 	backup, confirm, challenge, proof, entry, coalesce(sequence, 0), licence, uses, coalesce(set_aside, ''),
-	created, changed, packaged, published, coalesce(held, ''), reason`
+	created, changed, packaged, published, coalesce(held, ''), reason, x509`
 
 // RowError says that a row holds what no program of this version wrote. The
 // chip ID is not in it.
@@ -116,12 +117,13 @@ func scanDevice(scan func(...any) error) (Device, error) {
 		kind                uint8
 		value               string
 		secrets, challenge  []byte
+		certificates        []byte
 		packaged, published sql.NullTime
 	)
 	if err := scan(&record, &chip, &d.Generation, &kind, &value, &d.Batch, &d.Realm, &d.Line, &d.Station, &d.State,
 		&d.Suite, &d.IssuedAt, &d.KDF, &d.Master, &secrets, &d.Hello, &d.Point, &d.Manifest, &d.Claims, &d.Certificate, &d.Package,
 		&d.Backup, &d.Confirm, &challenge, &d.Proof, &d.Entry, &d.Sequence, &d.Licence, &d.Uses, &d.SetAside,
-		&d.Created, &d.Changed, &packaged, &published, &d.Held, &d.Reason); err != nil {
+		&d.Created, &d.Changed, &packaged, &published, &d.Held, &d.Reason, &certificates); err != nil {
 		return Device{}, err
 	}
 	d.PackagedAt, d.PublishedAt = packaged.Time, published.Time
@@ -141,6 +143,9 @@ func scanDevice(scan func(...any) error) (Device, error) {
 		return bad(err)
 	}
 	if d.Secrets, err = parseSecrets(secrets); err != nil {
+		return bad(err)
+	}
+	if d.X509, err = parseX509(certificates); err != nil {
 		return bad(err)
 	}
 	return d, nil
@@ -181,6 +186,27 @@ func parseSecrets(b []byte) ([]SealedSecret, error) {
 		secrets = append(secrets, SealedSecret{Entry: s.Entry, Sealed: s.Sealed})
 	}
 	return secrets, nil
+}
+
+// maxX509 bounds the certificates of a device, in bytes: eight of the longest.
+const maxX509 = 32 << 10
+
+func encodeX509(certificates [][]byte) ([]byte, error) {
+	if certificates == nil {
+		certificates = [][]byte{} // nil would encode as null
+	}
+	return detcbor.Marshal(certificates)
+}
+
+func parseX509(b []byte) ([][]byte, error) {
+	var certificates [][]byte
+	if err := detcbor.Unmarshal(b, &certificates, maxX509); err != nil {
+		return nil, fmt.Errorf("certificates: %w", err)
+	}
+	if len(certificates) == 0 {
+		return nil, nil
+	}
+	return certificates, nil
 }
 
 // Newest gives the newest generation of a record. It matches ErrNotFound.

@@ -44,15 +44,19 @@ func (s *Store) step(ctx context.Context, act string, record identity.RecordID, 
 // the stored package to be sent again for the same hello.
 func (s *Store) Packaged(ctx context.Context, d Device) error {
 	const query = `update device set state = 'packaged', hello = $3, point = $4, manifest = $5, claims = $6, certificate = $7,
-			package = $8, packaged = coalesce(packaged, clock_timestamp()), changed = clock_timestamp()
+			package = $8, x509 = $9, packaged = coalesce(packaged, clock_timestamp()), changed = clock_timestamp()
 		where record_id = $1 and generation = $2 and state in ('reserved', 'packaged')
 		and (claims is null or (manifest = $5 and claims = $6)) and hello is distinct from $3`
+	certificates, err := encodeX509(d.X509)
+	if err != nil {
+		return fmt.Errorf("keep package, record %s: %w", d.Record.Short(), err)
+	}
 	same := func(have Device) bool {
 		return have.State == Packaged && bytes.Equal(have.Hello, d.Hello) && bytes.Equal(have.Point, d.Point) &&
 			bytes.Equal(have.Manifest, d.Manifest) && bytes.Equal(have.Claims, d.Claims) &&
 			bytes.Equal(have.Certificate, d.Certificate) && bytes.Equal(have.Package, d.Package)
 	}
-	_, err := s.step(ctx, "keep package", d.Record, d.Generation, same, query, d.Hello, d.Point, d.Manifest, d.Claims, d.Certificate, d.Package)
+	_, err = s.step(ctx, "keep package", d.Record, d.Generation, same, query, d.Hello, d.Point, d.Manifest, d.Claims, d.Certificate, d.Package, certificates)
 	return err
 }
 

@@ -315,7 +315,7 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 		d.Identity, d.Batch = p.Identity, p.Batch
 	} else {
 		pooled = true
-		r, err := w.Pool.Store.Reserve(ctx, "phone", nil, d.Record, g)
+		r, err := w.Pool.Store.Reserve(ctx, "phone", nil, nil, d.Record, g)
 		w.Must(err)
 		d.Identity, d.Batch = r.Identity, r.Batch
 	}

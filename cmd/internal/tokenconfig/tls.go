@@ -154,6 +154,18 @@ func pool(file string) (*x509.CertPool, error) {
 	return p, nil
 }
 
+// Certificate reads the one certificate of a PEM file.
+func Certificate(file string) (*x509.Certificate, error) {
+	chain, err := chainFile(file)
+	if err == nil && len(chain) != 1 {
+		err = fmt.Errorf("read certificate %q: it holds %d, one is expected", file, len(chain))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return chain[0], nil
+}
+
 // chainFile reads the certificates of a PEM file, at least one, and nothing else.
 func chainFile(file string) ([]*x509.Certificate, error) {
 	f, err := os.Open(file)

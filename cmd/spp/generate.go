@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/audit"
+	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/hsm/maker"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/provisioning"
+	"github.com/devicekeys/devicekeys/provisioning/profile"
+)
+
+type poolGenerateCmd struct {
+	console.ConfigFile
+	console.Output
+	Line     string `name:"line" required:"" placeholder:"LINE" help:"The product line whose identities get keys."`
+	Count    int    `name:"count" placeholder:"N" help:"How many identities get keys, those of the lowest values first. Left out: all that lack any."`
+	Operator string `name:"operator" required:"" placeholder:"NAME" help:"Who has them made, for the audit log: up to 64 characters."`
+}
+
+func (*poolGenerateCmd) Help() string {
+	return `Keys of the profile's entries with source pool are made before their devices come, in the HSM, with their certificates, so that assembly makes none. A key leaves the HSM only wrapped, and waits in the pool sealed to its identity; it goes when its device is published. Stop the command at any time and run it again: it goes on where it was.`
+}
+
+func (*poolGenerateCmd) Examples() string {
+	return `
+$ spp pool generate --config spp.yaml --line meter --operator alice
+line        meter
+identities  500
+keys        1000`
+}
+
+// generated is what pool generate says.
+type generated struct {
+	Line       string `json:"line"`
+	Identities int    `json:"identities"` // that have their keys now
+	Keys       int64  `json:"keys"`       // that are new
+}
+
+func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
+	if c.Count < 0 {
+		return console.Usagef("--count %d: give how many identities, or leave it out for all", c.Count)
+	}
+	if _, err := (orderFlags{Reason: "-", Operator: c.Operator}).order(); err != nil {
+		return err
+	}
+	return withStores(ctx, c.Config, func(config Config, s stores) error {
+		p, err := config.profile(c.Line)
+		if err != nil {
+			return err
+		}
+		if config.DeviceCA == "" && p.Certifies() {
+			return noDeviceCA(p)
+		}
+		stock, err := s.pool.Stock(ctx)
+		if err != nil {
+			return err
+		}
+		total := 0
+		for _, k := range stock {
+			if k.Line == c.Line {
+				total += int(k.Free + k.Reserved)
+			}
+		}
+		if c.Count > 0 {
+			total = min(total, c.Count)
+		}
+		return withToken(ctx, config, true, func(tok *hsm.Token, keys *maker.Keys) error {
+			ca, err := config.deviceCA(tok, p)
+			if err != nil {
+				return err
+			}
+			bar := c.Progress(out.Err, total, "identities")
+			a := provisioning.Advance{
+				Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool, Workers: generateWorkers, Progress: func(n int) { bar.Add(n) },
+				License: func(ctx context.Context, n int, first, last identity.Identity) error {
+					return s.records.License(ctx, audit.Event{
+						Kind: audit.Certify, Key: maker.DeviceCALabel(config.Realm), Actor: "operator " + c.Operator,
+						Note: fmt.Sprintf("%d certificates made in advance for line %s, %s to %s", n, c.Line, first, last),
+					})
+				},
+			}
+			made, added, err := a.Run(ctx, c.Count)
+			bar.Done()
+			result := generated{Line: c.Line, Identities: made, Keys: added}
+			if errors.Is(err, provisioning.ErrNothingInAdvance) {
+				return console.Usagef("%w: write source: pool in the entries whose keys are to be made in advance", err)
+			}
+			if err != nil {
+				return console.Hint(fmt.Errorf("after %d identities: %w", made, err), "run the command again: what is made stays, and it goes on from there")
+			}
+			return c.Print(out.Out, result)
+		})
+	})
+}
+
+// generateWorkers is how many keys are made at once: an HSM behind a network answers several calls in the time of one.
+const generateWorkers = 8
+
+// profile gives the profile of a product line.
+func (c Config) profile(line string) (profile.Profile, error) {
+	profiles, err := c.profiles()
+	if err != nil {
+		return profile.Profile{}, err
+	}
+	var names []string
+	for _, p := range profiles {
+		if p.Name == line {
+			return p, nil
+		}
+		names = append(names, p.Name)
+	}
+	return profile.Profile{}, console.Usagef("product line %q has no profile here: %q have", line, names)
+}

@@ -1,0 +1,156 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/provisioning/pool"
+	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// KeyPool is what making keys in advance asks of the identity pool.
+type KeyPool interface {
+	// Keyless lists identities, free or reserved, that lack keys.
+	Keyless(ctx context.Context, line string, entries []string, above string, limit int) ([]pool.Keyless, error)
+	// AddKeys keeps keys; those that are there stay.
+	AddKeys(ctx context.Context, keys []pool.Key) (int64, error)
+}
+
+// Advance makes keys before their devices come, so that assembly makes none: for
+// each identity of a product line and each of its entries of source pool one key,
+// and its certificate where the profile asks for one. What it makes lies in the
+// pool as an imported key does. Several may run at once; of two keys for one
+// entry the first stays.
+type Advance struct {
+	Realm    identity.Realm
+	Profile  profile.Profile
+	Keys     Keys
+	DeviceCA Certifier // nil where the profile has no certificates
+	Pool     KeyPool
+	Workers  int // keys made at once, from 1
+	// License commits the audit entry for a page's certificates: how many, and
+	// the first and last identity.
+	License func(ctx context.Context, certificates int, first, last identity.Identity) error
+	// Progress is told how many identities have their keys now; may be nil.
+	Progress func(identities int)
+}
+
+// advancePage is how many identities get their keys between two commits: a
+// second's work, which is what a crash loses.
+const advancePage = 64
+
+// ErrNothingInAdvance says that a profile has no entry of source pool.
+var ErrNothingInAdvance = errors.New("no entry of the profile has source pool")
+
+// Run makes the keys of up to limit identities (0: all), in the order of their
+// values, and tells how many identities and keys that were. A crash keeps what
+// was committed, page by page; running it again goes on from there.
+func (a Advance) Run(ctx context.Context, limit int) (identities int, keys int64, err error) {
+	entries := map[string]profile.Entry{}
+	var names []string
+	for _, e := range a.Profile.Entries {
+		if e.Source == profile.Pool {
+			entries[e.Name] = e
+			names = append(names, e.Name)
+		}
+	}
+	if len(names) == 0 {
+		return 0, 0, fmt.Errorf("make keys in advance for product line %q: %w", a.Profile.Name, ErrNothingInAdvance)
+	}
+	above := ""
+	for limit == 0 || identities < limit {
+		n := advancePage
+		if limit != 0 {
+			n = min(n, limit-identities)
+		}
+		page, err := a.Pool.Keyless(ctx, a.Profile.Name, names, above, n)
+		if err != nil || len(page) == 0 {
+			return identities, keys, err
+		}
+		added, err := a.page(ctx, page, entries)
+		keys += added
+		if err != nil {
+			return identities, keys, err
+		}
+		identities += len(page)
+		above = page[len(page)-1].Identity.Value()
+		if a.Progress != nil {
+			a.Progress(len(page))
+		}
+	}
+	return identities, keys, nil
+}
+
+// page makes the keys of a few identities, after the entry in the audit log that
+// licenses their certificates.
+func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[string]profile.Entry) (int64, error) {
+	certificates := 0
+	var made []pool.Key
+	var batches []int64
+	for _, k := range page {
+		for _, name := range k.Missing {
+			if entries[name].Certificate {
+				certificates++
+			}
+			made = append(made, pool.Key{Identity: k.Identity, Entry: name})
+			batches = append(batches, k.Batch)
+		}
+	}
+	// A crash after it leaves a licence that nobody used.
+	if certificates > 0 {
+		if err := a.License(ctx, certificates, page[0].Identity, page[len(page)-1].Identity); err != nil {
+			return 0, err
+		}
+	}
+	group, work := errgroup.WithContext(ctx)
+	group.SetLimit(max(a.Workers, 1))
+	for i := range made {
+		group.Go(func() (err error) {
+			made[i].Sealed, err = a.make(work, batches[i], made[i].Identity, entries[made[i].Entry])
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	return a.Pool.AddKeys(ctx, made)
+}
+
+func (a Advance) make(ctx context.Context, batch int64, id identity.Identity, e profile.Entry) ([]byte, error) {
+	w, err := a.Keys.Make(ctx, e.Algorithm)
+	if err != nil {
+		return nil, fmt.Errorf("make the key of %s, entry %q: %w", id, e.Name, err)
+	}
+	return a.Seal(ctx, batch, id, e, w)
+}
+
+// Seal certifies a waiting key, where its entry asks for that and no certificate
+// came with it, and seals it to identity and entry.
+func (a Advance) Seal(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, w keypackage.WaitingKey) ([]byte, error) {
+	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("key of %s, entry %q: %w", id, e.Name, err) }
+	if e.Certificate && len(w.X509) == 0 {
+		public, err := statement.ParsePoint(w.Public)
+		if err != nil {
+			return fail(err)
+		}
+		r := devicecert.Request{Realm: a.Realm, Algorithm: w.Algorithm, Public: public, ProductLine: a.Profile.Name}
+		if a.Profile.IdentityInCertificates {
+			r.Identity = id
+		}
+		if w.X509, err = a.DeviceCA.Certify(ctx, r); err != nil {
+			return fail(err)
+		}
+	}
+	sealed, err := SealWaiting(ctx, a.Keys, a.Realm, batch, id, e.Name, w)
+	if err != nil {
+		return fail(err)
+	}
+	return sealed, nil
+}

@@ -1,0 +1,62 @@
+package provisioning
+
+import (
+	"context"
+
+	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// Certifier is the device CA (devicecert.Authority): its key is in the HSM.
+type Certifier interface {
+	// Certify makes the X.509 certificate of a device's key. The audit entry
+	// that licenses it is committed before the call.
+	Certify(ctx context.Context, r devicecert.Request) (der []byte, err error)
+}
+
+// certify gives the device its certificates, in the profile's order: of a key
+// that was made in advance the one that waits with it, of another one that names
+// the record. One that a crash loses was seen by nobody.
+func (b *beginning) certify(ctx context.Context) error {
+	if !b.profile.Certifies() {
+		return nil
+	}
+	ids, err := b.derived()
+	if err != nil {
+		return err
+	}
+	if err := b.licence(ctx, ids); err != nil {
+		return err
+	}
+	d := &b.device
+	d.X509 = nil
+	for _, e := range b.profile.Entries {
+		if !e.Certificate {
+			continue
+		}
+		w, err := b.waitingKey(e.Name)
+		if err != nil {
+			return err
+		}
+		der := w.X509
+		if len(der) == 0 {
+			public, err := statement.ParsePoint(w.Public)
+			if err != nil {
+				return err
+			}
+			r := devicecert.Request{Realm: b.realm, Algorithm: w.Algorithm, Public: public, Record: &d.Record, ProductLine: b.profile.Name}
+			if b.profile.IdentityInCertificates {
+				r.Identity = d.Identity
+			}
+			if der, err = b.keys.Certify(ctx, r); err != nil {
+				return err
+			}
+		}
+		d.X509 = append(d.X509, der)
+	}
+	return nil
+}
+
+// DeviceCALabel is the device CA's key, as audit entries name it.
+func DeviceCALabel(r identity.Realm) string { return r.Prefix() + "device-ca" }

@@ -1,0 +1,127 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lib/pq"
+
+	"github.com/devicekeys/devicekeys/identity"
+)
+
+// ErrNoKeys says that identities are free, but not the keys that wait with them.
+var ErrNoKeys = errors.New("no identity that is free has its keys")
+
+// Key is a key that waits with an identity, for one entry of a profile.
+type Key struct {
+	Identity identity.Identity
+	Entry    string
+	Sealed   []byte // keypackage.Sealed in its encoding; bound to batch, identity and entry
+}
+
+// WaitingKeys gives the sealed keys that wait with an identity, by entry.
+func (s *Store) WaitingKeys(ctx context.Context, id identity.Identity) (map[string][]byte, error) {
+	found := map[string][]byte{}
+	err := s.each(ctx, func(scan func(...any) error) error {
+		var entry string
+		var sealed []byte
+		if err := scan(&entry, &sealed); err != nil {
+			return err
+		}
+		found[entry] = sealed
+		return nil
+	}, `select entry, sealed from waiting_key where type = $1 and value = $2`, int64(id.Type()), id.Value())
+	if err != nil {
+		return nil, fmt.Errorf("read the keys that wait with %s: %w", id, err)
+	}
+	return found, nil
+}
+
+// Keyless is an identity that waits, free or reserved, without all its keys.
+type Keyless struct {
+	Identity identity.Identity
+	Batch    int64
+	Missing  []string // entries
+}
+
+// Keyless gives up to limit identities of a product line above the given value,
+// in the order of values, that lack a key of the entries.
+func (s *Store) Keyless(ctx context.Context, line string, entries []string, above string, limit int) ([]Keyless, error) {
+	const query = `
+select w.type, w.value, w.batch, array_agg(e.entry order by e.entry)
+from (select type, value, batch from waiting where line = $1 and value > $3) w
+cross join unnest($2::text[]) e(entry)
+where not exists (select from waiting_key k where k.type = w.type and k.value = w.value and k.entry = e.entry)
+group by w.type, w.value, w.batch order by w.value limit $4`
+	var all []Keyless
+	err := s.each(ctx, func(scan func(...any) error) error {
+		var (
+			k     Keyless
+			kind  uint8
+			value string
+		)
+		err := scan(&kind, &value, &k.Batch, pq.Array(&k.Missing))
+		if err != nil {
+			return err
+		}
+		k.Identity, err = identity.FromValue(identity.Type(kind), value)
+		all = append(all, k)
+		return err
+	}, query, line, pq.Array(entries), above, limit)
+	if err != nil {
+		return nil, fmt.Errorf("look for identities of line %q without keys: %w", line, err)
+	}
+	return all, nil
+}
+
+// AddKeys keeps keys for identities that wait, and tells how many are new: a key
+// that is there stays, and one for an identity that left the pool meanwhile is
+// dropped. A crash before the commit leaves keys that nobody saw.
+func (s *Store) AddKeys(ctx context.Context, keys []Key) (int64, error) {
+	const query = `
+insert into waiting_key (type, value, entry, sealed)
+select w.type, w.value, k.entry, k.sealed
+from unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[]) k(type, value, entry, sealed)
+join (select w.type, w.value from waiting w where (w.type, w.value) in (select * from unnest($1::smallint[], $2::text[]))
+	order by w.type, w.value for key share) w on w.type = k.type and w.value = k.value
+on conflict do nothing`
+	var (
+		types           []int64
+		values, entries []string
+		sealed          [][]byte
+	)
+	for _, k := range keys {
+		types, values = append(types, int64(k.Identity.Type())), append(values, k.Identity.Value())
+		entries, sealed = append(entries, k.Entry), append(sealed, k.Sealed)
+	}
+	n, err := s.prepared.Exec(ctx, query, pq.Array(types), pq.Array(values), pq.Array(entries), pq.Array(sealed))
+	if err != nil {
+		return 0, fmt.Errorf("keep %d keys in the pool: %w", len(keys), err)
+	}
+	return n, nil
+}
+
+// KeyStock counts the keys that wait for one entry of a product line.
+type KeyStock struct {
+	Line  string `json:"line"`
+	Entry string `json:"entry"`
+	Ready int64  `json:"ready"` // keys that wait
+}
+
+// KeyStock gives the stock of keys, by line and entry.
+func (s *Store) KeyStock(ctx context.Context) ([]KeyStock, error) {
+	var all []KeyStock
+	err := s.each(ctx, func(scan func(...any) error) error {
+		var k KeyStock
+		if err := scan(&k.Line, &k.Entry, &k.Ready); err != nil {
+			return err
+		}
+		all = append(all, k)
+		return nil
+	}, `select w.line, k.entry, count(*) from waiting_key k join waiting w using (type, value) group by w.line, k.entry order by w.line, k.entry`)
+	if err != nil {
+		return nil, fmt.Errorf("count the keys that wait: %w", err)
+	}
+	return all, nil
+}

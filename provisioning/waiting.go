@@ -1,0 +1,156 @@
+package provisioning
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/detcbor"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/provisioning/records"
+)
+
+// Keys of a device that are functions of nothing were made, by the HSM or
+// outside, and have to be kept until the device has them. They lie in the
+// device's row like drawn secrets, as values of the same form: the key wrapped in
+// the HSM (keypackage.WaitingKey), and that sealed to identity and entry. A redo,
+// here or at another SPP, finds the same keys; publication empties the row.
+
+// sealedByEntry are keys that wait in the pool, as they lie there.
+type sealedByEntry map[string][]byte
+
+// waitingWith gives the keys that wait in the pool with an identity, those that
+// the profile names.
+func (b *beginning) waitingWith(ctx context.Context, id identity.Identity) (sealedByEntry, error) {
+	names := b.profile.InPool()
+	if len(names) == 0 {
+		return nil, nil
+	}
+	found, err := b.pool.WaitingKeys(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	waiting := sealedByEntry{}
+	for _, name := range names {
+		sealed, ok := found[name]
+		if !ok {
+			return nil, refuse(CodePoolEmpty, "make the key: spp pool generate; or import it: spp pool import-keys", "%s %s waits in the pool without a key for entry %q", id.Type(), id, name)
+		}
+		waiting[name] = sealed
+	}
+	return waiting, nil
+}
+
+// makeKeys makes the keys that don't wait. A generation that takes over an
+// identity finds nothing in the pool: that left it with the first one.
+func (b *beginning) makeKeys(ctx context.Context, secrets secretsByEntry, waited sealedByEntry) error {
+	for _, e := range b.profile.Entries {
+		if _, ok := waited[e.Name]; ok || !e.Source.Waits() {
+			continue
+		}
+		if e.Source == profile.Imported {
+			return refuse(CodeProfile, "give the device a new identity, whose keys are imported: scrap it first", "entry %q is imported, and this identity's key was given to a device before", e.Name)
+		}
+		w, err := b.keys.Make(ctx, e.Algorithm)
+		if err != nil {
+			return err
+		}
+		s, err := sealable(w)
+		if err != nil {
+			return fmt.Errorf("entry %q: %w", e.Name, err)
+		}
+		secrets[e.Name] = s
+	}
+	return nil
+}
+
+// sealable gives a waiting key in the form in which it is sealed.
+func sealable(w keypackage.WaitingKey) (keypackage.Secret, error) {
+	b, err := w.Encode()
+	if err != nil {
+		return keypackage.Secret{}, err
+	}
+	s := keypackage.Secret{Random: make([]byte, commitmentBytes), Value: b}
+	rand.Read(s.Random) // never fails; what is sealed here is ciphertext already, so no HSM is asked
+	return s, nil
+}
+
+// SealWaiting seals a waiting key to the identity and entry that it waits for:
+// the bytes that the pool keeps, and the device's row later.
+func SealWaiting(ctx context.Context, keys Keys, realm identity.Realm, batch int64, id identity.Identity, entry string, w keypackage.WaitingKey) ([]byte, error) {
+	fail := func(err error) ([]byte, error) {
+		return nil, fmt.Errorf("seal the key of %s, entry %q: %w", id, entry, err)
+	}
+	s, err := sealable(w)
+	if err != nil {
+		return fail(err)
+	}
+	plaintext, err := detcbor.Marshal(s)
+	if err != nil {
+		return fail(err)
+	}
+	sealed, err := keys.SealSecret(ctx, keypackage.PoolAAD(realm, batch, id, entry), plaintext)
+	if err != nil {
+		return fail(err)
+	}
+	return sealed.Encode(), nil
+}
+
+// openWaited opens the keys that came from the pool: one that is another
+// identity's or entry's doesn't open.
+func (b *beginning) openWaited(ctx context.Context, d records.Device, waited sealedByEntry) error {
+	for entry, sealed := range waited {
+		s, err := b.openSecret(ctx, d, records.SealedSecret{Entry: entry, Sealed: sealed})
+		if err != nil {
+			return err
+		}
+		b.secrets[entry] = s
+	}
+	return nil
+}
+
+// waitingKey gives the key of an entry whose source is one that waits.
+func (b *beginning) waitingKey(name string) (keypackage.WaitingKey, error) {
+	s, ok := b.secrets[name]
+	if !ok {
+		return keypackage.WaitingKey{}, profileChanged(b.profile)
+	}
+	return keypackage.ParseWaitingKey(s.Value)
+}
+
+// vouch gives what vouches for a waiting key in its manifest entry.
+func (b *beginning) vouch(ctx context.Context, m keypackage.Manifest, e keypackage.Entry) ([]byte, error) {
+	w, err := b.waitingKey(e.Key.Name)
+	switch {
+	case err != nil:
+		return nil, err
+	case w.Algorithm != e.Algorithm:
+		return nil, profileChanged(b.profile)
+	case w.Algorithm.Pair():
+		return w.Public, nil
+	}
+	return b.keys.CheckValue(ctx, w, keypackage.CheckMessage(m, e.Key))
+}
+
+// wrapWaiting wraps a waiting key to the device. In the HSM it is a session
+// object meanwhile.
+func (b *beginning) wrapWaiting(ctx context.Context, sender keypackage.Sender, name string) ([]byte, error) {
+	w, err := b.waitingKey(name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := b.keys.Fetch(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+		defer cancel()
+		if err := key.Destroy(bound); err != nil {
+			b.log.WarnContext(ctx, "destroying a device key failed; it ends with its session", "entry", name, "error", err)
+		}
+	}()
+	return sender.Wrap(ctx, key)
+}
