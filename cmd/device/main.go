@@ -32,6 +32,8 @@ type program struct {
 	Prove   proveCmd   `cmd:"" help:"Boot a device and have it answer a challenge with its own key."`
 	Wipe    wipeCmd    `cmd:"" help:"Erase a device's flash; what is in its chip stays."`
 	Restore restoreCmd `cmd:"" help:"Restore a device's flash from the registry, or from files."`
+	Channel channelCmd `cmd:"" help:"The secure channel with the maker's device service."`
+	Message messageCmd `cmd:"" help:"Messages to the device."`
 	Hello   helloCmd   `cmd:"" help:"Have a device say its first message on the line."`
 	Accept  acceptCmd  `cmd:"" help:"Give a device a data package from a file."`
 }

@@ -52,8 +52,7 @@ func (c *restoreCmd) Run(ctx context.Context, io console.IO) error {
 	})
 }
 
-// fetch gets the record: from files, or by the chip ID, of which the registry
-// is told the record id only.
+// fetch gets the record: from files, or from a registry.
 func (c *restoreCmd) fetch(ctx context.Context, d *device.Device) (certificate, backup []byte, err error) {
 	if c.Registry == "" {
 		if certificate, err = readFile(c.Certificate, identity.MaxCertificate); err != nil {
@@ -62,24 +61,27 @@ func (c *restoreCmd) fetch(ctx context.Context, d *device.Device) (certificate, 
 		backup, err = readFile(c.Backup, keypackage.MaxPackage)
 		return certificate, backup, err
 	}
-	client, err := registry.NewClient(c.Registry, nil, registry.ClientOptions{Realm: d.Realm()})
+	record, err := lookup(ctx, d, c.Registry)
+	return record.Certificate, record.Backup, err
+}
+
+// lookup gets the device's own record, by its chip ID, of which the registry is told the record id only.
+func lookup(ctx context.Context, d *device.Device, url string) (registry.Record, error) {
+	client, err := registry.NewClient(url, nil, registry.ClientOptions{Realm: d.Realm()})
 	if err != nil {
-		return nil, nil, console.Usagef("%w", err)
+		return registry.Record{}, console.Usagef("%w", err)
 	}
 	rom, err := d.ROMKey(ctx)
 	if err != nil {
-		return nil, nil, err
+		return registry.Record{}, err
 	}
 	chipID, err := d.ChipID(ctx)
 	if err != nil {
-		return nil, nil, err
+		return registry.Record{}, err
 	}
 	record, _, err := client.Lookup(ctx, chipID, rom)
-	switch {
-	case errors.Is(err, registry.ErrNotFound):
-		return nil, nil, console.Hint(err, "ask another mirror; a device that was just made takes seconds to be seen")
-	case err != nil:
-		return nil, nil, err
+	if errors.Is(err, registry.ErrNotFound) {
+		err = console.Hint(err, "ask another mirror; a device that was just made takes seconds to be seen")
 	}
-	return record.Certificate, record.Backup, nil
+	return record, err
 }

@@ -47,8 +47,8 @@ var (
 	// ErrVouch says that a key unwrapped, but is not the one its manifest
 	// entry vouches for.
 	ErrVouch = errors.New("key is not the one that the manifest vouches for")
-	// ErrPoint says that the peer's point is the chip's own.
-	ErrPoint = errors.New("the peer's point is this chip's own")
+	// ErrPoint says that the peer's point is the chip's own, or no point of P-256.
+	ErrPoint = errors.New("the peer's point is this chip's own, or none")
 	// ErrUsed says that an exchange, transfer or key was used up or closed.
 	ErrUsed = errors.New("used up")
 	// ErrWritten says that something write-once holds another value already.
@@ -168,4 +168,9 @@ type Key interface {
 	// Sign signs a SHA-256 digest with an ES256 key and gives r‖s; other keys
 	// match ErrAlgorithm.
 	Sign(ctx context.Context, digest []byte) ([]byte, error)
+	// Agree gives the result of ECDH between a key that a Recovery unwrapped and
+	// the peer's point (65 bytes): 32 bytes, the secret of one message or session,
+	// which the caller clears. Other keys match ErrAlgorithm, a point that is
+	// none, or the key's own, ErrPoint.
+	Agree(ctx context.Context, peer []byte) ([]byte, error)
 }

@@ -2,6 +2,7 @@ package chip
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -113,6 +114,25 @@ func (k *softwareKey) Sign(_ context.Context, digest []byte) ([]byte, error) {
 		return nil, err
 	}
 	return signRaw(k.private, digest)
+}
+
+// Agree gives the result of ECDH.
+func (k *softwareKey) Agree(_ context.Context, peer []byte) ([]byte, error) {
+	if k.algorithm != keypackage.ECDH || k.inbound {
+		return nil, fmt.Errorf("agree with a key of %s: %w", k.algorithm, ErrAlgorithm)
+	}
+	if _, err := k.take(); err != nil {
+		return nil, err
+	}
+	own, err := k.private.ECDH()
+	if err != nil {
+		return nil, fmt.Errorf("agree: %w", err)
+	}
+	public, err := ecdh.P256().NewPublicKey(peer)
+	if err != nil || public.Equal(own.PublicKey()) {
+		return nil, fmt.Errorf("agree: %w", ErrPoint)
+	}
+	return own.ECDH(public)
 }
 
 // Destroy forgets the key.

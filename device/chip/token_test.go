@@ -94,7 +94,7 @@ func TestToken(t *testing.T) {
 	b := newBench(t)
 	// The suite's parallel tests end before the bench does.
 	t.Run("suite", func(t *testing.T) {
-		chiptest.Run(t, chiptest.Bench{New: b.new, Reopen: b.reopen, NoECDH: true})
+		chiptest.Run(t, chiptest.Bench{New: b.new, Reopen: b.reopen})
 	})
 }
 

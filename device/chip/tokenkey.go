@@ -1,6 +1,7 @@
 package chip
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"errors"
@@ -21,11 +22,12 @@ const (
 )
 
 // kinds gives the template of a key by its manifest entry and its place; the
-// blob has no say. Tokens have no kind for ECDH pairs: ErrAlgorithm.
+// blob has no say.
 var kinds = map[keypackage.Algorithm][2]hsm.Kind{
 	keypackage.HMACSHA256: {inbound: hsm.InboundKey, resident: hsm.ResidentKey},
 	keypackage.AES256GCM:  {inbound: hsm.InboundCipherKey, resident: hsm.ResidentCipherKey},
 	keypackage.ES256:      {inbound: hsm.InboundSigningKey, resident: hsm.ResidentSigningKey},
+	keypackage.ECDH:       {inbound: hsm.InboundAgreementKey, resident: hsm.ResidentAgreementKey},
 }
 
 // tokenKey is a key of a package in a token.
@@ -33,6 +35,7 @@ type tokenKey struct {
 	algorithm keypackage.Algorithm
 	place     place
 	key       *hsm.Key
+	public    []byte // of a pair
 }
 
 // unwrap unwraps the key of an entry and checks it against what vouches for it.
@@ -55,7 +58,11 @@ func (c *Token) unwrap(ctx context.Context, kek *hsm.Key, m keypackage.Manifest,
 	if err := c.check(ctx, kek, key, m, e, blob); err != nil {
 		return nil, errors.Join(fmt.Errorf("key %q: %w", e.Key.Name, err), destroy(ctx, key))
 	}
-	return &tokenKey{algorithm: e.Algorithm, place: at, key: key}, nil
+	k := &tokenKey{algorithm: e.Algorithm, place: at, key: key}
+	if e.Algorithm.Pair() {
+		k.public = e.Vouch
+	}
+	return k, nil
 }
 
 func (c *Token) unwrapAs(ctx context.Context, kek *hsm.Key, blob []byte, kind hsm.Kind) (*hsm.Key, error) {
@@ -91,7 +98,7 @@ func (c *Token) check(ctx context.Context, kek, key *hsm.Key, m keypackage.Manif
 			return ErrVouch
 		}
 		return nil
-	case keypackage.ES256:
+	case keypackage.ES256, keypackage.ECDH:
 		if err := key.Matches(ctx, e.Vouch); errors.Is(err, hsm.ErrData) {
 			return ErrVouch
 		} else if err != nil {
@@ -137,6 +144,21 @@ func (k *tokenKey) Sign(ctx context.Context, digest []byte) ([]byte, error) {
 	}
 	b, err := k.key.Sign(ctx, digest)
 	return b, gone(err)
+}
+
+// Agree gives the result of ECDH.
+func (k *tokenKey) Agree(ctx context.Context, peer []byte) ([]byte, error) {
+	if k.algorithm != keypackage.ECDH || k.place != resident {
+		return nil, fmt.Errorf("agree with a key of %s: %w", k.algorithm, ErrAlgorithm)
+	}
+	if bytes.Equal(peer, k.public) {
+		return nil, fmt.Errorf("agree: %w", ErrPoint)
+	}
+	secret, err := k.key.SharedSecret(ctx, peer)
+	if errors.Is(err, hsm.ErrData) {
+		return nil, fmt.Errorf("agree: %w", ErrPoint)
+	}
+	return secret, gone(err)
 }
 
 // Destroy destroys the key.

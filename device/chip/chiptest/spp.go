@@ -90,6 +90,7 @@ func Everything() []Item {
 		{Kind: keypackage.SIMLock, Name: "network-code", Value: []byte("82041937")},
 		{Kind: keypackage.Opaque, Name: "calibration", Clear: true, Value: []byte("gain=7")},
 		{Kind: keypackage.Opaque, Name: "pairing-seed"},
+		{Kind: keypackage.KeyPair, Name: "agreement", Algorithm: keypackage.ECDH},
 	}
 }
 

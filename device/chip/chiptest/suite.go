@@ -2,6 +2,7 @@ package chiptest
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -21,8 +22,6 @@ type Bench struct {
 	New func(t *testing.T, size int) chip.Chip
 	// Reopen closes a chip and opens it again, as a reset does.
 	Reopen func(t *testing.T, c chip.Chip) chip.Chip
-	// NoECDH: the chip has no keys for ECDH pairs.
-	NoECDH bool
 }
 
 // Run runs the suite that every chip must pass.
@@ -133,12 +132,54 @@ func (x transfer) uses(t *testing.T, keys map[int]chip.Key) {
 	}
 }
 
-func testTransfer(t *testing.T, b Bench) {
-	items := Everything()
-	if !b.NoECDH {
-		items = append(items, Item{Kind: keypackage.KeyPair, Name: "agreement", Algorithm: keypackage.ECDH})
+// peerPoint gives the point of somebody's fresh pair.
+func peerPoint(t testing.TB) []byte {
+	t.Helper()
+	k, err := ecdh.P256().GenerateKey(rand.Reader)
+	check(t, err)
+	return k.PublicKey().Bytes()
+}
+
+// agrees checks that a resident agreement key gives what its peer computes, and
+// refuses points that are none.
+func (x transfer) agrees(t *testing.T, keys map[int]chip.Key) {
+	t.Helper()
+	tried := 0
+	for at, k := range keys {
+		e := x.a.Manifest.Entries[at]
+		if e.Algorithm != keypackage.ECDH {
+			if _, err := k.Agree(t.Context(), peerPoint(t)); !errors.Is(err, chip.ErrAlgorithm) {
+				t.Errorf("key %q: Agree gives %v, want ErrAlgorithm", e.Key.Name, err)
+			}
+			continue
+		}
+		tried++
+		peer, err := ecdh.P256().GenerateKey(rand.Reader)
+		check(t, err)
+		public, err := ecdh.P256().NewPublicKey(e.Vouch)
+		check(t, err)
+		want, err := peer.ECDH(public)
+		check(t, err)
+		got, err := k.Agree(t.Context(), peer.PublicKey().Bytes())
+		check(t, err)
+		if !bytes.Equal(want, got) {
+			t.Errorf("key %q: the two ends agree on different secrets", e.Key.Name)
+		}
+		off := bytes.Clone(e.Vouch)
+		off[64] ^= 1
+		for name, point := range map[string][]byte{"its own": e.Vouch, "off the curve": off, "infinity": {0}, "short": e.Vouch[:33], "none": nil} {
+			if _, err := k.Agree(t.Context(), point); !errors.Is(err, chip.ErrPoint) {
+				t.Errorf("key %q, %s point: %v, want ErrPoint", e.Key.Name, name, err)
+			}
+		}
 	}
-	x := begin(t, b.New(t, 32), items)
+	if tried == 0 {
+		t.Error("no key agrees: the test proves nothing")
+	}
+}
+
+func testTransfer(t *testing.T, b Bench) {
+	x := begin(t, b.New(t, 32), Everything())
 	keys := x.unwrap(t)
 	x.uses(t, keys)
 	plain, err := x.in.Open(t.Context(), x.a.Transcript, *x.a.Secrets)
@@ -173,6 +214,7 @@ func testTransfer(t *testing.T, b Bench) {
 	}
 	check(t, r.Close(t.Context()))
 	x.uses(t, resident)
+	x.agrees(t, resident)
 }
 
 func (x transfer) protect(t *testing.T, keys map[int]chip.Key, contents []byte) ([][]byte, keypackage.Sealed) {
@@ -348,11 +390,9 @@ func testWrongAlgorithms(t *testing.T, b Bench) {
 		if may := algorithm == keypackage.ES256; may == errors.Is(signErr, chip.ErrAlgorithm) {
 			t.Errorf("%s: Sign gives %v", algorithm, signErr)
 		}
-	}
-	if b.NoECDH {
-		y := begin(t, x.chip, []Item{Channel(), {Kind: keypackage.KeyPair, Name: "agreement", Algorithm: keypackage.ECDH}})
-		if _, err := y.in.Unwrap(t.Context(), y.a.Manifest, 1, y.a.Wrapped[1]); !errors.Is(err, chip.ErrAlgorithm) {
-			t.Errorf("ECDH pair: %v, want ErrAlgorithm", err)
+		// On its way in, no key agrees.
+		if _, err := k.Agree(t.Context(), peerPoint(t)); !errors.Is(err, chip.ErrAlgorithm) {
+			t.Errorf("%s: Agree gives %v", algorithm, err)
 		}
 	}
 }
