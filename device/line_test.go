@@ -85,7 +85,7 @@ func TestLine(t *testing.T) {
 			ROMKey:  u.spp.ROMKey().ID().String(),
 			Modules: []device.ModuleInfo{{Name: "io-driver", SHA256: driver.SHA256, Size: 6}},
 			Flash:   device.FlashProvisioned, Identity: a.Manifest.Identity.String(), Generation: 1,
-			Keys:    []string{"channel/1.1", "signing", "content", "network-code", "calibration", "pairing-seed"},
+			Keys:    []string{"channel/1.1", "signing", "content", "network-code", "calibration", "pairing-seed", "agreement"},
 			Running: true,
 		}
 		if diff := cmp.Diff(want, status, cmpopts.EquateEmpty()); diff != "" {
