@@ -5,6 +5,9 @@ import (
 
 	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
@@ -56,6 +59,25 @@ func (b *beginning) certify(ctx context.Context) error {
 		d.X509 = append(d.X509, der)
 	}
 	return nil
+}
+
+// certificatesEntry gives the entry with which a device's certificates are published
+// for everyone, or nil where its product line has none or keeps them sealed. It is
+// a function of the row, so whoever makes it again makes the same bytes.
+func (a *Assembly) certificatesEntry(d records.Device) ([]byte, error) {
+	p := a.lines[d.Line]
+	if !p.Publish.Open() || len(d.X509) == 0 {
+		return nil, nil
+	}
+	public := registry.PublicCertificates{X509: d.X509}
+	if p.Publish == profile.Directory {
+		public.Identity = d.Identity.URN()
+	}
+	b, err := public.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return registry.Entry{Realm: a.realm, Type: registry.Certificates, Record: d.Record, Generation: d.Generation, Sealed: b}.Encode()
 }
 
 // DeviceCALabel is the device CA's key, as audit entries name it.

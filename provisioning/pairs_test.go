@@ -5,6 +5,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
@@ -16,6 +17,7 @@ import (
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/registry"
 )
 
 // pairsProfile is the example with key pairs, for the tests' identities.
@@ -73,6 +75,29 @@ func TestPairs(t *testing.T) {
 		}
 	}
 
+	// Everyone finds them, by identity too.
+	reader := l.registry.Reader()
+	published := func(g identity.Generation, want [][]byte) {
+		t.Helper()
+		var found registry.Stored
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			var err error
+			found, err = reader.Directory(t.Context(), ids[0].URN())
+			if err == nil && found.Entry.Generation == g {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the certificates of generation %d are not published: %v", g, err)
+			}
+		}
+		p, err := registry.ParsePublicCertificates(found.Entry.Sealed)
+		must(t, err)
+		if diff := cmp.Diff(want, p.X509); diff != "" || found.Entry.Record != early.record() {
+			t.Errorf("what everyone finds: %s", diff)
+		}
+	}
+	published(1, d.X509)
+
 	// The pool's row is gone with its keys. The next generation makes its own on
 	// the spot, and their certificates name the record.
 	stock, err := l.pool.Store.KeyStock(t.Context())
@@ -92,6 +117,7 @@ func TestPairs(t *testing.T) {
 			t.Errorf("generation 2 has certificate %d of generation 1", i)
 		}
 	}
+	published(2, r.X509)
 }
 
 // TestPairsAgain: a device that comes again, at another SPP or with another hello,

@@ -75,7 +75,11 @@ func (a *Assembly) proven(ctx context.Context, d records.Device, mac []byte) err
 	// The entry's bytes hold a random nonce: they are stored before anybody sees
 	// them, so that every submission brings the same ones. A crash before this
 	// leaves the device confirmed; it proves its restoration again.
-	err = a.records.Restored(ctx, d.Record, d.Generation, mac, entry)
+	certificates, err := a.certificatesEntry(d)
+	if err != nil {
+		return err
+	}
+	err = a.records.Restored(ctx, d.Record, d.Generation, mac, entry, certificates)
 	if errors.Is(err, records.ErrConflict) {
 		return errors.Join(errRaced, err)
 	}

@@ -61,7 +61,7 @@ type Records interface {
 	Confirmed(ctx context.Context, record identity.RecordID, g identity.Generation, point, backup, confirm []byte, challenge [32]byte) ([32]byte, error)
 	// Restored keeps the proof and the registry entry, which waits in the
 	// outbox from then on.
-	Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) error
+	Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry, certificates []byte) error
 	// Published takes the entry out of the outbox.
 	Published(ctx context.Context, record identity.RecordID, g identity.Generation, sequence int64) error
 	// PublishedAll does so for many first generations at once and tells which it

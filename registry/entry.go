@@ -29,7 +29,7 @@ type Entry struct {
 	Type       EntryType
 	Record     identity.RecordID
 	Generation identity.Generation // from 1
-	Sealed     []byte              // register, supersede: the sealed record (Seal); else empty
+	Sealed     []byte              // register, supersede: the sealed record (Seal); certificates: PublicCertificates, unsealed; else empty
 	Statement  []byte              // scrap, erase: the statement (SignStatement); else empty
 }
 
@@ -156,6 +156,13 @@ func (e Entry) check() error {
 			return fmt.Errorf("sealed record: %w", err)
 		}
 		return nil
+	}
+	if e.Type == Certificates {
+		if len(e.Statement) != 0 {
+			return fmt.Errorf("a %s entry carries no statement", e.Type)
+		}
+		_, err := ParsePublicCertificates(e.Sealed)
+		return err
 	}
 	switch {
 	case len(e.Sealed) != 0:

@@ -7,30 +7,34 @@ type EntryType uint8
 
 // The types of entry. Zero is no type, so that a forgotten field is refused.
 const (
-	Register  EntryType = 1 // the first record of a chip
-	Supersede EntryType = 2 // a record of a higher generation; the lower ones no longer hold
-	Scrap     EntryType = 3 // the device is out of use; carries a statement, no record
-	Erase     EntryType = 4 // a generation's record was or will be deleted; carries a statement, no record
+	Register     EntryType = 1 // the first record of a chip
+	Supersede    EntryType = 2 // a record of a higher generation; the lower ones no longer hold
+	Scrap        EntryType = 3 // the device is out of use; carries a statement, no record
+	Erase        EntryType = 4 // a generation's record was or will be deleted; carries a statement, no record
+	Certificates EntryType = 5 // the device's certificates, for everyone (PublicCertificates); where the product line opts in
 )
 
-var entryTypes = map[EntryType]string{Register: "register", Supersede: "supersede", Scrap: "scrap", Erase: "erase"}
+var entryTypes = map[EntryType]string{Register: "register", Supersede: "supersede", Scrap: "scrap", Erase: "erase", Certificates: "certificates"}
 
-// ParseEntryType reads "register", "supersede", "scrap" or "erase".
+// ParseEntryType reads "register", "supersede", "scrap", "erase" or "certificates".
 func ParseEntryType(s string) (EntryType, error) {
 	for t, name := range entryTypes {
 		if name == s {
 			return t, nil
 		}
 	}
-	return 0, fmt.Errorf("entry type %q is not known: register, supersede, scrap and erase are", s)
+	return 0, fmt.Errorf("entry type %q is not known: register, supersede, scrap, erase and certificates are", s)
 }
 
-// Valid reports whether t is one of the four types.
-func (t EntryType) Valid() bool { return t >= Register && t <= Erase }
+// Valid reports whether t is one of the types.
+func (t EntryType) Valid() bool { return t >= Register && t <= Certificates }
 
-// HasRecord reports whether entries of the type carry a sealed record; the
-// others carry a statement in its place.
+// HasRecord reports whether entries of the type carry a sealed record.
 func (t EntryType) HasRecord() bool { return t == Register || t == Supersede }
+
+// HasStatement reports whether they carry a statement by the identity-signing
+// key in its place.
+func (t EntryType) HasStatement() bool { return t == Scrap || t == Erase }
 
 // String gives the type's name as HTTP, metrics and tables spell it.
 func (t EntryType) String() string {

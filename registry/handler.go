@@ -37,7 +37,8 @@ type Handler struct {
 	newest, generation *routeMetrics // of the routes of a record
 	cache              *cache
 	missing            *cache
-	limits             *limiter
+	public             PublicSource // nil where the source has none
+	limits, directory  *limiter
 	metrics            *httpMetrics
 	log                *slog.Logger
 	logSome            rate.Sometimes // a source that is down says the same thousands of times
@@ -56,9 +57,11 @@ func NewHandler(source Source, o HandlerOptions) (*Handler, error) {
 	h := &Handler{
 		source: source, opts: o, log: o.Log, logSome: rate.Sometimes{Interval: time.Second},
 		cache: newCache(o.CacheBytes), missing: newCache(missingBytes),
-		limits: newLimiter(o.Rate, o.Burst, maxAddresses, o.TrustedProxies),
-		mux:    http.NewServeMux(),
+		limits:    newLimiter(o.Rate, o.Burst, maxAddresses, o.TrustedProxies),
+		directory: newLimiter(o.DirectoryRate, o.DirectoryBurst, maxAddresses, o.TrustedProxies),
+		mux:       http.NewServeMux(),
 	}
+	h.public, _ = source.(PublicSource)
 	h.metrics = newHTTPMetrics(o.Registerer, h.cache)
 	for _, r := range routes {
 		m := h.metrics.route(r.path)
@@ -111,6 +114,8 @@ var routes = []struct {
 	{http.MethodGet, newestPath, false, (*Handler).serveNewest},
 	{http.MethodGet, generationPath, false, (*Handler).serveGeneration},
 	{http.MethodPost, "/records:lookup", false, (*Handler).serveLookup},
+	{http.MethodGet, "/certificates/{record}", false, (*Handler).serveCertificates},
+	{http.MethodGet, "/directory/{identity}", false, (*Handler).serveDirectory},
 	{http.MethodGet, "/healthz", true, (*Handler).serveHealth},
 	{http.MethodGet, "/openapi.json", false, (*Handler).serveOpenAPI},
 }

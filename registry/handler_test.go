@@ -60,6 +60,20 @@ func (c *counted) At(ctx context.Context, id identity.RecordID, g identity.Gener
 	return c.Source.At(ctx, id, g)
 }
 
+func (c *counted) Certificates(ctx context.Context, id identity.RecordID) (registry.Stored, error) {
+	if err := c.before(); err != nil {
+		return registry.Stored{}, err
+	}
+	return c.Source.(registry.PublicSource).Certificates(ctx, id)
+}
+
+func (c *counted) Directory(ctx context.Context, urn string) (registry.Stored, error) {
+	if err := c.before(); err != nil {
+		return registry.Stored{}, err
+	}
+	return c.Source.(registry.PublicSource).Directory(ctx, urn)
+}
+
 func (c *counted) Check(ctx context.Context) error {
 	if err := c.before(); err != nil {
 		return err
@@ -114,12 +128,13 @@ func (s *served) ask(t testing.TB, method, path, body string, header ...string) 
 }
 
 // sample is a registry of three chips: 1 was superseded and then scrapped, 2 was
-// registered, 3 was erased.
+// registered and its certificates published, 3 was erased.
 func sample(t testing.TB) (*storetest.Database, []registry.Entry) {
 	d, rom := storetest.New(t), registrytest.ROM(t)
 	entries := []registry.Entry{
 		registrytest.Entry(t, 1, 1), registrytest.Entry(t, 2, 1), registrytest.Entry(t, 1, 2), registrytest.Entry(t, 3, 1),
 		registrytest.End(t, 1, 2, registry.Scrap, rom), registrytest.End(t, 3, 1, registry.Erase, rom),
+		registrytest.Public(t, 2, 1, "urn:dev:mac:2"), registrytest.Public(t, 1, 2, "urn:dev:mac:1"),
 	}
 	d.Append(entries...)
 	return d, entries
@@ -148,8 +163,9 @@ type description struct {
 func TestStatusCodes(t *testing.T) {
 	t.Parallel()
 	d, entries := sample(t)
-	s := serve(t, d)
-	down := serve(t, d)
+	listed := func(o *registry.HandlerOptions) { o.Directory, o.DirectoryRate, o.DirectoryBurst = true, 0.001, 7 }
+	s, unlisted := serve(t, d, listed), serve(t, d)
+	down := serve(t, d, listed)
 	down.source.fail.Store(true)
 	limited := serve(t, d, func(o *registry.HandlerOptions) { o.Rate, o.Burst = 0.001, 10 })
 	for range 10 {
@@ -172,6 +188,7 @@ func TestStatusCodes(t *testing.T) {
 		many[i] = registrytest.Chip(t, i).RecordID().String()
 	}
 	const newest, generation, lookup = "/records/{record}", "/records/{record}/{generation}", "/records:lookup"
+	const certificates, directory = "/certificates/{record}", "/directory/{identity}"
 	rows := []struct {
 		at                  *served
 		route, method, path string
@@ -239,6 +256,40 @@ func TestStatusCodes(t *testing.T) {
 		{s, lookup, "POST", "/records:lookup", question(one), nil, 415},
 		{limited, lookup, "POST", "/records:lookup", question(one), []string{jsonBody}, 429},
 		{down, lookup, "POST", "/records:lookup", question(one), []string{jsonBody}, 503},
+
+		{s, certificates, "GET", "/certificates/" + two, "", nil, 200},
+		{s, certificates, "HEAD", "/certificates/" + two, "", []string{"Accept: application/json"}, 200},
+		{s, certificates, "GET", "/certificates/" + two, "", []string{"If-None-Match: " + etag("/certificates/"+two)}, 304},
+		{s, certificates, "HEAD", "/certificates/" + two, "", []string{"If-None-Match: *"}, 304},
+		{s, certificates, "GET", "/certificates/x", "", nil, 400},
+		{s, certificates, "HEAD", "/certificates/x", "", nil, 400},
+		{s, certificates, "GET", "/certificates/" + three, "", nil, 404}, // none
+		{s, certificates, "HEAD", "/certificates/" + one, "", nil, 404},  // scrapped
+		{s, certificates, "PUT", "/certificates/" + two, "", nil, 405},
+		{s, certificates, "GET", "/certificates/" + two, "", []string{"Accept: text/html"}, 406},
+		{s, certificates, "HEAD", "/certificates/" + two, "", []string{"Accept: text/html"}, 406},
+		{limited, certificates, "GET", "/certificates/" + two, "", nil, 429},
+		{limited, certificates, "HEAD", "/certificates/" + two, "", nil, 429},
+		{down, certificates, "GET", "/certificates/" + two, "", nil, 503},
+		{down, certificates, "HEAD", "/certificates/" + two, "", nil, 503},
+
+		{s, directory, "GET", "/directory/urn:dev:mac:2", "", nil, 200},
+		{s, directory, "HEAD", "/directory/urn:dev:mac:2", "", nil, 200},
+		{s, directory, "GET", "/directory/urn:dev:mac:2", "", []string{"If-None-Match: *"}, 304},
+		{s, directory, "HEAD", "/directory/urn:dev:mac:2", "", []string{"If-None-Match: *"}, 304},
+		{s, directory, "GET", "/directory/urn:dev:mac:1", "", nil, 404},  // scrapped
+		{s, directory, "HEAD", "/directory/urn:dev:mac:3", "", nil, 404}, // never
+		{s, directory, "GET", "/directory/" + strings.Repeat("u", 129), "", nil, 400},
+		{s, directory, "HEAD", "/directory/" + strings.Repeat("u", 129), "", nil, 400},
+		{s, directory, "DELETE", "/directory/urn:dev:mac:2", "", nil, 405},
+		{s, directory, "GET", "/directory/urn:dev:mac:2", "", []string{"Accept: text/html"}, 406},
+		{s, directory, "HEAD", "/directory/urn:dev:mac:2", "", []string{"Accept: text/html"}, 429}, // its own limit
+		{s, directory, "GET", "/directory/urn:dev:mac:2", "", nil, 429},
+		{unlisted, directory, "GET", "/directory/urn:dev:mac:2", "", nil, 404}, // switched off
+		{unlisted, directory, "HEAD", "/directory/urn:dev:mac:2", "", []string{"Accept: text/html"}, 404},
+		{down, directory, "GET", "/directory/urn:dev:mac:2", "", nil, 503},
+		{down, directory, "HEAD", "/directory/urn:dev:mac:2", "", nil, 503},
+		{down, directory, "HEAD", "/directory/urn:dev:mac:2", "", []string{"Accept: text/html"}, 406},
 
 		{s, "/healthz", "GET", "/healthz", "", nil, 200},
 		{s, "/healthz", "POST", "/healthz", "", nil, 405},

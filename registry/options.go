@@ -25,6 +25,13 @@ type HandlerOptions struct {
 	// ten records. Defaults 20 and 100.
 	Rate  float64
 	Burst int
+	// Directory serves the directory of identities, where the source has one: who
+	// knows an identity gets record id and certificates. Off by default.
+	Directory bool
+	// DirectoryRate and DirectoryBurst are the limit for it alone, below Rate and
+	// Burst: identities are guessed more easily than record ids. Defaults 1 and 10.
+	DirectoryRate  float64
+	DirectoryBurst int
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Registerer takes the metrics; nil means none.
@@ -40,6 +47,9 @@ const (
 	DefaultCacheBytes    = 64 << 20
 	DefaultRate          = 20.0
 	DefaultBurst         = 100
+
+	DefaultDirectoryRate  = 1.0
+	DefaultDirectoryBurst = 10
 )
 
 // MinBurst is the least Burst: what the largest batch counts.
@@ -62,12 +72,20 @@ func (o *HandlerOptions) complete() error {
 	if o.Burst == 0 {
 		o.Burst = DefaultBurst
 	}
+	if o.DirectoryRate == 0 {
+		o.DirectoryRate = DefaultDirectoryRate
+	}
+	if o.DirectoryBurst == 0 {
+		o.DirectoryBurst = DefaultDirectoryBurst
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
 	switch {
 	case o.NewestAge < time.Second || o.GenerationAge < time.Second:
 		return fmt.Errorf("registry handler: ages %s and %s: at least one second each is expected", o.NewestAge, o.GenerationAge)
+	case o.DirectoryRate < 0 || o.DirectoryBurst < 1:
+		return fmt.Errorf("registry handler: directory rate %g, burst %d: a rate above 0 and a burst of at least 1 are expected", o.DirectoryRate, o.DirectoryBurst)
 	case o.Rate < 0 || o.CacheBytes < 0:
 		return fmt.Errorf("registry handler: rate %g, cache of %d bytes: negative ones are not allowed", o.Rate, o.CacheBytes)
 	case o.Burst < MinBurst:

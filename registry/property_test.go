@@ -19,10 +19,16 @@ func TestOneEncoding(t *testing.T) {
 		return rapid.SliceOfN(rapid.Byte(), least, most).Draw(t, name)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		e := registry.Entry{Realm: identity.Development, Type: registry.EntryType(rapid.IntRange(1, 4).Draw(t, "type")),
+		e := registry.Entry{Realm: identity.Development, Type: registry.EntryType(rapid.IntRange(1, 5).Draw(t, "type")),
 			Record: identity.RecordID(append([]byte{1}, some(t, "record id", 31, 31)...)), Generation: identity.Generation(rapid.Uint32Min(1).Draw(t, "generation"))}
 		if e.Type.HasRecord() {
 			e.Sealed = keypackage.Sealed{Nonce: [12]byte(some(t, "nonce", 12, 12)), Ciphertext: some(t, "ciphertext", 16, 60)}.Encode()
+		} else if e.Type == registry.Certificates {
+			p := registry.PublicCertificates{Identity: rapid.StringMatching(`[!-.0-~]{0,20}`).Draw(t, "identity"), X509: rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 1, 9), 1, 3).Draw(t, "certificates")}
+			var err error
+			if e.Sealed, err = p.Encode(); err != nil {
+				t.Fatal(err)
+			}
 		} else {
 			e.Statement = some(t, "statement", 1, 100)
 		}

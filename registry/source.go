@@ -43,5 +43,15 @@ type Source interface {
 	Check(ctx context.Context) error
 }
 
+// PublicSource is a Source that has what product lines publish of their devices
+// for everyone. Both give the certificates entry of the newest generation, and match
+// ErrNotFound where there is none, the device was scrapped, or its newest
+// generation has none.
+type PublicSource interface {
+	Certificates(ctx context.Context, id identity.RecordID) (Stored, error)
+	// Directory looks an identity up by its URN.
+	Directory(ctx context.Context, urn string) (Stored, error)
+}
+
 // MaxBatch is the most record ids of one batch lookup.
 const MaxBatch = 100

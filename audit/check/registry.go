@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -102,7 +103,7 @@ func (c *checker) known(ctx context.Context, row store.Row) {
 	}
 }
 
-// endOf looks at a scrap or erase entry; what the records said of it is compared
+// endOf looks at a scrap, erase or certificates entry; what the records said of it is compared
 // after the pass.
 func (c *checker) endOf(row store.Row, d records.Device, where []string) {
 	e := row.Entry
@@ -110,6 +111,10 @@ func (c *checker) endOf(row store.Row, d records.Device, where []string) {
 	switch {
 	case err != nil:
 		c.violated(Findable, e.Record, where, "the %s entry does not encode, so its row was changed: %v", e.Type, err)
+	case e.Type == registry.Certificates:
+		if p, err := registry.ParsePublicCertificates(e.Sealed); err != nil || !slices.EqualFunc(p.X509, d.X509, bytes.Equal) {
+			c.violated(Findable, e.Record, where, "the registry publishes other certificates than the device has: somebody else submitted the entry, or the row was changed")
+		}
 	case !c.ROMKey.IsZero() && e.CheckStatement(c.ROMKey) != nil:
 		c.violated(Findable, e.Record, where, "the statement of the %s entry is not by the identity-signing key", e.Type)
 	case e.Type == registry.Scrap && d.State != records.Scrapped:

@@ -24,6 +24,8 @@ import (
 type source struct {
 	Registry    string       `placeholder:"URL" help:"Address of the registry or of a mirror, to look the device up."`
 	ChipIDFile  console.Path `name:"chip-id-file" placeholder:"FILE" help:"With --registry: file of mode 0400 with the chip ID in hexadecimal, or \"fd:3\". It opens the device's record and is sent nowhere."`
+	Record      string       `placeholder:"ID" help:"With --registry: the device's record id, where its product line publishes certificates."`
+	Identity    string       `placeholder:"IDENTITY" help:"With --registry: the device's identity, an IMEI or a URN, where its product line stands in the directory."`
 	ROMKey      console.Path `name:"rom-key" placeholder:"FILE" help:"With --registry: the key in the device's ROM, PEM, which vouches for the record."`
 	Certificate console.Path `placeholder:"FILE" help:"Instead of --registry: the device's certificate, PEM or DER. Whether the device is still in use isn't known then."`
 }
@@ -33,10 +35,22 @@ func (s source) Validate() error {
 	switch {
 	case (s.Registry == "") == (s.Certificate == ""):
 		return errors.New("give --registry or --certificate, one of the two")
-	case s.Registry != "" && (s.ChipIDFile == "" || s.ROMKey == ""):
-		return errors.New("--registry needs --chip-id-file and --rom-key")
-	case s.Registry == "" && (s.ChipIDFile != "" || s.ROMKey != ""):
-		return errors.New("--chip-id-file and --rom-key belong to --registry")
+	case s.Registry == "" && (s.ChipIDFile != "" || s.ROMKey != "" || s.Record != "" || s.Identity != ""):
+		return errors.New("--chip-id-file, --rom-key, --record and --identity belong to --registry")
+	case s.Registry == "":
+		return nil
+	}
+	named := 0
+	for _, n := range []string{s.ChipIDFile.String(), s.Record, s.Identity} {
+		if n != "" {
+			named++
+		}
+	}
+	switch {
+	case named != 1:
+		return errors.New("--registry needs --record, --identity or --chip-id-file, one of the three")
+	case (s.ChipIDFile == "") != (s.ROMKey == ""):
+		return errors.New("--chip-id-file and --rom-key are given together")
 	}
 	return nil
 }
@@ -44,8 +58,11 @@ func (s source) Validate() error {
 // recipient gives the device's certificate for key agreement, checked, and the
 // device's record id, nil where nothing tells it.
 func (s source) recipient(ctx context.Context, realm identity.Realm, roots *devicecert.Roots) (devicecert.Certificate, *identity.RecordID, error) {
-	if s.Registry != "" {
+	switch {
+	case s.ChipIDFile != "":
 		return s.fromRegistry(ctx, realm, roots)
+	case s.Registry != "":
+		return s.published(ctx, realm, roots)
 	}
 	der, err := readCertificate(s.Certificate.String())
 	if err != nil {
@@ -86,6 +103,54 @@ func (s source) fromRegistry(ctx context.Context, realm identity.Realm, roots *d
 	id := chip.RecordID()
 	c, err := choose(r.X509, roots, id)
 	return c, &id, err
+}
+
+// published takes what the device's product line publishes for everyone. Only the
+// device CA vouches for it, so a certificate must name what was asked for: the
+// identity, or the record. One that was made in advance names no record; then the
+// registry's word is all there is for whose it is, and the device that can open the message
+// is the one with that key.
+func (s source) published(ctx context.Context, realm identity.Realm, roots *devicecert.Roots) (none devicecert.Certificate, _ *identity.RecordID, _ error) {
+	client, err := registry.NewClient(s.Registry, nil, registry.ClientOptions{Realm: realm})
+	if err != nil {
+		return none, nil, console.Usagef("%w", err)
+	}
+	var (
+		record identity.RecordID
+		p      registry.PublicCertificates
+		whose  identity.Identity
+	)
+	if s.Record != "" {
+		if record, err = identity.ParseRecordID(s.Record); err != nil {
+			return none, nil, console.Usagef("%w", err)
+		}
+		p, _, err = client.Certificates(ctx, record)
+	} else {
+		if whose, err = parseIdentity(s.Identity); err != nil {
+			return none, nil, console.Usagef("%w", err)
+		}
+		p, record, err = client.Directory(ctx, whose)
+	}
+	if errors.Is(err, registry.ErrNotFound) {
+		return none, nil, console.Hint(err, "ask the maker whether the product line publishes certificates; who has the device's chip ID gives --chip-id-file and --rom-key")
+	}
+	if err != nil {
+		return none, nil, err
+	}
+	c, err := choose(p.X509, roots, record)
+	if err == nil && whose != nil && (c.Identity == nil || c.Identity.URN() != whose.URN()) {
+		err = console.Hint(fmt.Errorf("the certificate of record %s does not say that it is %s's", record.Short(), whose),
+			"only the registry says so: if that is enough, write with --record %s", record)
+	}
+	return c, &record, err
+}
+
+// parseIdentity reads a URN, or an IMEI with or without its check digit.
+func parseIdentity(text string) (identity.Identity, error) {
+	if strings.HasPrefix(text, "urn:") {
+		return identity.FromURN(text)
+	}
+	return identity.Parse(identity.TypeIMEI, text)
 }
 
 // choose takes the one certificate for key agreement among those of a record.

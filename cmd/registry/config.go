@@ -24,6 +24,9 @@ type ServeConfig struct {
 	CacheMiB       int                   `yaml:"cache_mib" default:"64" help:"Memory for answers kept ready, in MiB, 1 to 65536."`
 	Rate           float64               `yaml:"rate" default:"20" help:"Requests per second that one client address may make on average; for IPv6 one /64. A batch counts as one for every ten records."`
 	Burst          int                   `yaml:"burst" default:"100" help:"Requests that it may make at once, at least 10."`
+	Directory      bool                  `yaml:"directory" default:"false" help:"Serve the directory of identities: whoever knows the identity of a device whose product line opted in gets its record id and certificates."`
+	DirectoryRate  float64               `yaml:"directory_rate" default:"1" help:"Lookups by identity per second that one client address may make on average."`
+	DirectoryBurst int                   `yaml:"directory_burst" default:"10" help:"Lookups by identity that it may make at once."`
 	TrustedProxies []netip.Prefix        `yaml:"trusted_proxies" example:"[10.0.0.0/8]" help:"Addresses of the proxies whose X-Forwarded-For is believed. Left out: nobody's, and all who come through one proxy share its limit."`
 }
 

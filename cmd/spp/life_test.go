@@ -130,7 +130,7 @@ func (s onStage) device(args []string) {
 			return err
 		}},
 		{records.Restored, func() error {
-			err := s.records.Restored(ctx, d.Record, d.Generation, make([]byte, 32), text("entry"))
+			err := s.records.Restored(ctx, d.Record, d.Generation, make([]byte, 32), text("entry"), nil)
 			return err
 		}},
 		{records.Published, func() error {

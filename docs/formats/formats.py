@@ -580,8 +580,8 @@ def open_backup(data: bytes, c: Certificate, chip_key: bytes) -> tuple[Manifest,
 
 # ---- Registry, §11.
 
-REGISTER, SUPERSEDE, SCRAP, ERASE = 1, 2, 3, 4
-TYPES = {REGISTER: "register", SUPERSEDE: "supersede", SCRAP: "scrap", ERASE: "erase"}
+REGISTER, SUPERSEDE, SCRAP, ERASE, CERTIFICATES = 1, 2, 3, 4, 5
+TYPES = {REGISTER: "register", SUPERSEDE: "supersede", SCRAP: "scrap", ERASE: "erase", CERTIFICATES: "certificates"}
 ENTRY_LIMIT = 65_535
 STATEMENT_LIMIT = 512
 
@@ -618,7 +618,7 @@ def read_registry_entry(data: bytes) -> RegistryEntry:
     version(v, what)
     e = RegistryEntry(
         realm_of(realm, what),
-        number(kind, 1, 4, f"{what}: type"),
+        number(kind, 1, 5, f"{what}: type"),
         octets(record, (32,), f"{what}: record id"),
         generation_of(generation, what),
         octets(sealed, range(ENTRY_LIMIT), f"{what}: sealed record"),
@@ -629,9 +629,25 @@ def read_registry_entry(data: bytes) -> RegistryEntry:
     if e.kind in (REGISTER, SUPERSEDE):
         if not e.sealed or e.statement:
             raise Refused(f"{what}: {TYPES[e.kind]} has a sealed record and no statement")
+    elif e.kind == CERTIFICATES:
+        if e.statement:
+            raise Refused(f"{what}: {TYPES[e.kind]} has no statement")
+        read_public_certificates(e.sealed)
     elif e.sealed or not e.statement:
         raise Refused(f"{what}: {TYPES[e.kind]} has a statement and no sealed record")
     return e
+
+
+def read_public_certificates(data: bytes) -> tuple[str, list[bytes]]:
+    """What a certificates entry has in the place of a sealed record."""
+    what = "certificates"
+    v, urn, certificates = array(decode(data, what, ENTRY_LIMIT), 3, what)
+    version(v, what)
+    if not isinstance(urn, str) or len(urn) > 128 or any(not "!" <= c <= "~" or c == "/" for c in urn):
+        raise Refused(f"{what}: the identity is no URN")
+    if not isinstance(certificates, list) or not 1 <= len(certificates) <= 8:
+        raise Refused(f"{what}: 1 to 8 are expected")
+    return urn, [octets(c, range(1, 2049), f"{what}: certificate") for c in certificates]
 
 
 def record_key(chip_id: bytes, e: RegistryEntry) -> bytes:

@@ -154,7 +154,7 @@ func TestQuarantine(t *testing.T) {
 			t.Errorf("%s: %s, held %s, %q", state, have.State, have.Held, have.Reason)
 		}
 		_, confirmed := s.Confirmed(t.Context(), d.Record, 1, packaged(d, 1).Point, []byte("backup"), make([]byte, 32), [32]byte{1})
-		restored := s.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("entry"))
+		restored := s.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("entry"), nil)
 		for act, err := range map[string]error{
 			"package": s.Packaged(t.Context(), packaged(d, 2)), "confirm": confirmed, "restore": restored,
 			"ship": s.Shipped(t.Context(), d.Record, 1), "burn": s.Burned(t.Context(), d.Identity, 7, "x"), "return": s.Return(t.Context(), d.Record, ann),

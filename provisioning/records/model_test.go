@@ -191,7 +191,7 @@ func (l *life) step(rt *rapid.T, name string, chip, g int) {
 			wanted = records.ErrNotFound
 		}
 	case "restore":
-		err = l.s.Restored(ctx, record, n, make([]byte, 32), []byte("entry"))
+		err = l.s.Restored(ctx, record, n, make([]byte, 32), []byte("entry"), nil)
 		move(records.Confirmed, records.Restored, records.Published, records.Shipped, records.Superseded)
 	case "publish":
 		err = l.s.Published(ctx, record, n, l.sequence(chip, g))

@@ -20,6 +20,10 @@ type Pending struct {
 	Since      time.Time
 }
 
+// noticeDue holds a device's certificates back until its own entry is published:
+// the registry takes none without that.
+const noticeDue = `(n.type <> 5 or exists (select from device d where d.record_id = n.record_id and d.generation = n.generation and d.sequence is not null))`
+
 // Outbox gives up to limit entries that wait for the registry and were not set
 // aside, oldest first: restored devices' own and notices. Those of quarantined
 // devices are not sent. Several publishers may read it at once: the sequencer
@@ -34,8 +38,8 @@ select * from (
 	(select record_id, generation, 0::smallint as type, identity_type, identity_value, entry, changed from device
 		where state = 'restored' and set_aside is null order by changed limit $1)
 	union all
-	(select record_id, generation, type, 0::smallint, '', entry, changed from notice
-		where sequence is null and set_aside is null order by changed limit $1)
+	(select record_id, generation, type, 0::smallint, '', entry, changed from notice n
+		where sequence is null and set_aside is null and ` + noticeDue + ` order by changed limit $1)
 ) waiting order by changed, record_id, type limit $1`
 	var all []Pending
 	err := s.each(ctx, func(scan func(...any) error) error {
@@ -74,7 +78,7 @@ func (s *Store) Waiting(ctx context.Context) (waiting, setAside int64, oldest ti
 select count(*) filter (where not aside), count(*) filter (where aside), min(changed) filter (where not aside) from (
 	select changed, false as aside from device where state = 'restored' and set_aside is null
 	union all select changed, true from device where state = 'restored' and set_aside is not null
-	union all select changed, set_aside is not null from notice where sequence is null
+	union all select changed, set_aside is not null from notice n where sequence is null and ` + noticeDue + `
 ) entries`
 	var since sql.NullTime
 	if err := s.prepared.Row(ctx, query, nil, &waiting, &setAside, &since); err != nil {

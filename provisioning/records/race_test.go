@@ -141,7 +141,7 @@ func TestRaces(t *testing.T) {
 		d = bring(t, one, device(t, n+5, 1), records.Confirmed)
 		errs = race(map[string]func() error{
 			"restored": func() error {
-				return one.Restored(ctx, d.Record, 1, make([]byte, 32), []byte("entry"))
+				return one.Restored(ctx, d.Record, 1, make([]byte, 32), []byte("entry"), nil)
 			},
 			"burn": func() error { return two.Burned(ctx, d.Identity, 7, "stale") }})
 		others(t, errs, records.ErrConflict)
@@ -237,7 +237,7 @@ func TestManyOperators(t *testing.T) {
 						return err
 					},
 					func() error {
-						return s.Restored(ctx, record, g, make([]byte, 32), []byte("entry"))
+						return s.Restored(ctx, record, g, make([]byte, 32), []byte("entry"), nil)
 					},
 					func() error { return s.Published(ctx, record, g, int64(n)*1000+int64(g)) },
 					func() error { return s.Shipped(ctx, record, g) },

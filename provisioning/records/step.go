@@ -86,15 +86,28 @@ func (s *Store) Confirmed(ctx context.Context, record identity.RecordID, g ident
 // that will be published: it waits in the outbox. The first one wins: with the
 // same proof again the stored entry stays; another proof is an ErrConflict.
 //
+// certificates is the device's certificates entry, where its product line publishes
+// one; else nil. It waits as a notice, until the device's own entry is published.
+//
 // A crash after it leaves the entry in the outbox, from where the publisher
 // sends these bytes and no others.
-func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry []byte) error {
+func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identity.Generation, proof, entry, certificates []byte) error {
+	const notice = `with noted as (
+			insert into notice (record_id, generation, type, entry, reason, operator)
+			select record_id, generation, 5, $5, 'its product line publishes certificates', 'line ' || line
+			from device where record_id = $1 and generation = $2 and state = 'confirmed' on conflict do nothing
+		) `
 	const query = `update device set state = 'restored', proof = $3, entry = $4, changed = clock_timestamp()
 		where record_id = $1 and generation = $2 and state = 'confirmed'`
 	same := func(have Device) bool {
 		return (have.State == Restored || have.State.Ever()) && bytes.Equal(have.Proof, proof)
 	}
-	_, err := s.step(ctx, "keep restore proof", record, g, same, query, proof, entry)
+	var err error
+	if len(certificates) == 0 {
+		_, err = s.step(ctx, "keep restore proof", record, g, same, query, proof, entry)
+	} else {
+		_, err = s.step(ctx, "keep restore proof", record, g, same, notice+query, proof, entry, certificates)
+	}
 	return err
 }
 

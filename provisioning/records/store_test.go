@@ -88,7 +88,7 @@ func bring(t testing.TB, s *records.Store, d records.Device, to records.State) r
 			return err
 		}},
 		{records.Restored, func() error {
-			return s.Restored(t.Context(), d.Record, d.Generation, make([]byte, 32), []byte("entry"))
+			return s.Restored(t.Context(), d.Record, d.Generation, make([]byte, 32), []byte("entry"), nil)
 		}},
 		{records.Published, func() error {
 			return s.Published(t.Context(), d.Record, d.Generation, int64(binary.BigEndian.Uint32(d.Record[:]))+int64(d.Generation)<<32)
@@ -183,7 +183,7 @@ func TestAssembly(t *testing.T) {
 	entry := "entry"
 	want.State, want.Proof, want.Entry = records.Restored, bytes.Repeat([]byte{5}, 32), []byte("entry")
 	check(twice(func() error {
-		err := s.Restored(t.Context(), d.Record, 1, want.Proof, []byte(entry))
+		err := s.Restored(t.Context(), d.Record, 1, want.Proof, []byte(entry), nil)
 		entry = "sealed again, with another nonce" // the first one stays
 		return err
 	}))
@@ -236,7 +236,7 @@ func TestConflicts(t *testing.T) {
 			return err
 		},
 		"restored, other proof": func(ctx context.Context, d records.Device) error {
-			return s.Restored(ctx, d.Record, d.Generation, other[:], []byte("entry"))
+			return s.Restored(ctx, d.Record, d.Generation, other[:], []byte("entry"), nil)
 		},
 		"published, other place": func(ctx context.Context, d records.Device) error {
 			return s.Published(ctx, d.Record, d.Generation, 12345678901)
@@ -555,7 +555,7 @@ func TestConnectionKilled(t *testing.T) {
 					return err
 				})
 				again(t, func() error {
-					return r.Store.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("e"))
+					return r.Store.Restored(t.Context(), d.Record, 1, make([]byte, 32), []byte("e"), nil)
 				})
 				again(t, func() error { return r.Store.Published(t.Context(), d.Record, 1, int64(n)) })
 				again(t, func() error { return r.Store.Shipped(t.Context(), d.Record, 1) })

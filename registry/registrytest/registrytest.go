@@ -120,6 +120,16 @@ func Entry(t testing.TB, n int, g identity.Generation) registry.Entry {
 	return e
 }
 
+// Public gives a certificates entry of a chip, whose certificate is none.
+func Public(t testing.TB, n int, g identity.Generation, urn string) registry.Entry {
+	t.Helper()
+	b, err := registry.PublicCertificates{Identity: urn, X509: [][]byte{{0x30, 0x00}}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return registry.Entry{Realm: identity.Development, Type: registry.Certificates, Record: Chip(t, n).RecordID(), Generation: g, Sealed: b}
+}
+
 // End gives a scrap or erase entry of a chip, its statement signed by signer.
 func End(t testing.TB, n int, g identity.Generation, kind registry.EntryType, signer statement.Signer) registry.Entry {
 	t.Helper()

@@ -30,7 +30,7 @@ func inspect(raw []byte, realm identity.Realm, keys []statement.PublicKey) candi
 	switch {
 	case e.Realm != realm:
 		c.refused = fmt.Sprintf("the entry is of the %s realm and this registry of the %s one", e.Realm, realm)
-	case !e.Type.HasRecord():
+	case e.Type.HasStatement():
 		if err := checkStatement(e, keys); err != nil {
 			c.refused = err.Error()
 		}
@@ -131,7 +131,7 @@ func decide(stands []store.Standing, c candidate) verdict {
 		if newest != e.Generation {
 			return no("generation %d is not the newest that stands (%d)", e.Generation, newest)
 		}
-	case registry.Erase:
+	case registry.Erase, registry.Certificates:
 		if !known {
 			return no("no record of generation %d stands", e.Generation)
 		}

@@ -52,6 +52,9 @@ func TestOrder(t *testing.T) {
 		}
 		return e
 	}
+	public := func(g identity.Generation, urn string) func(testing.TB, int) registry.Entry {
+		return func(t testing.TB, n int) registry.Entry { return registrytest.Public(t, n, g, urn) }
+	}
 	rows := []struct {
 		name  string
 		entry func(testing.TB, int) registry.Entry
@@ -74,6 +77,10 @@ func TestOrder(t *testing.T) {
 		{"scrap with a stranger's statement", end(3, registry.Scrap, stranger), sequencer.ErrRefused},
 		{"scrap with the submission key's statement", end(3, registry.Scrap, submissionKey(t)), sequencer.ErrRefused},
 		{"scrap with a past identity-signing key", end(3, registry.Scrap, registrytest.NewSigner(t, "identity-signing before")), nil},
+		{"certificates of what stands", public(3, "urn:dev:mac:1"), nil},
+		{"certificates again", public(3, "urn:dev:mac:1"), nil},
+		{"other certificates of the same generation", public(3, "urn:dev:mac:2"), sequencer.ErrConflict},
+		{"certificates before their record", public(4, ""), sequencer.ErrRefused},
 		{"scrap again with another statement", end(3, registry.Scrap, rom), sequencer.ErrConflict},
 		{"supersede after scrap", record(4, registry.Supersede), nil},
 		{"erase the newest", end(4, registry.Erase, rom), nil},
@@ -97,7 +104,7 @@ func TestOrder(t *testing.T) {
 			e := row.entry(t, 1)
 			check(t, i, submit(t, c, e)[0], e)
 		}
-		verify(t, d.Reader(), 6)
+		verify(t, d.Reader(), 7)
 	})
 	t.Run("in one submission", func(t *testing.T) {
 		t.Parallel()
@@ -114,8 +121,8 @@ func TestOrder(t *testing.T) {
 		if acks[4].Sequence != acks[5].Sequence {
 			t.Errorf("the same bytes got %d and %d", acks[4].Sequence, acks[5].Sequence)
 		}
-		verify(t, d.Reader(), 6)
-		for result, want := range map[string]float64{"durable": 6, "duplicate": 1, "conflict": 2, "refused": 12} {
+		verify(t, d.Reader(), 7)
+		for result, want := range map[string]float64{"durable": 7, "duplicate": 2, "conflict": 3, "refused": 13} {
 			if got := r.metric(t, "devicekeys_sequencer_entries_total", result); got != want {
 				t.Errorf("%s entries counted: %g, want %g", result, got, want)
 			}

@@ -16,6 +16,7 @@ import (
 type Reader struct {
 	db                      *sql.DB
 	newest, batch, at, scan *sql.Stmt
+	certificates, directory *sql.Stmt
 }
 
 // Row is an entry as it is stored.
@@ -28,14 +29,21 @@ type Row struct {
 const columns = `e.seq, e.realm, e.type, e.record_id, e.generation, e.sealed, e.sealed_hash, e.statement, e.leaf_hash`
 
 const (
-	newestQuery = `select ` + columns + ` from entry e where record_id = $1 order by generation desc, seq desc limit 1`
+	newestQuery = `select ` + columns + ` from entry e where record_id = $1 and type <> 5 order by generation desc, seq desc limit 1`
 
 	batchQuery = `select ` + columns + `
 from generate_series(0, $2::int - 1) o
-cross join lateral (select * from entry where record_id = substring($1::bytea from 32 * o + 1 for 32)
+cross join lateral (select * from entry where record_id = substring($1::bytea from 32 * o + 1 for 32) and type <> 5
 	order by generation desc, seq desc limit 1) e`
 
 	atQuery = `select ` + columns + ` from entry e where record_id = $1 and generation = $2 order by type`
+
+	// Of a device that was scrapped, or has a newer generation, nothing is given.
+	current = ` and not exists (select from entry s where s.record_id = e.record_id and (s.type = 3 or s.type in (1, 2) and s.generation > e.generation))`
+
+	certificatesQuery = `select ` + columns + ` from entry e where e.record_id = $1 and e.type = 5` + current + ` order by e.generation desc limit 1`
+
+	directoryQuery = `select ` + columns + ` from (select seq from directory where urn = $1 order by seq desc limit 1) d join entry e on e.seq = d.seq where true` + current
 
 	rangeQuery = `select ` + columns + ` from entry e where seq >= $1 and seq < $1 + $2::bigint order by seq`
 )
@@ -47,7 +55,7 @@ func NewReader(ctx context.Context, db *sql.DB) (*Reader, error) {
 	for _, p := range []struct {
 		stmt **sql.Stmt
 		text string
-	}{{&r.newest, newestQuery}, {&r.batch, batchQuery}, {&r.at, atQuery}, {&r.scan, rangeQuery}} {
+	}{{&r.newest, newestQuery}, {&r.batch, batchQuery}, {&r.at, atQuery}, {&r.scan, rangeQuery}, {&r.certificates, certificatesQuery}, {&r.directory, directoryQuery}} {
 		stmt, err := db.PrepareContext(ctx, p.text)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("prepare the registry's lookups: %w", err), r.Close())
@@ -60,7 +68,7 @@ func NewReader(ctx context.Context, db *sql.DB) (*Reader, error) {
 // Close gives the prepared statements back.
 func (r *Reader) Close() error {
 	var errs []error
-	for _, s := range []*sql.Stmt{r.newest, r.batch, r.at, r.scan} {
+	for _, s := range []*sql.Stmt{r.newest, r.batch, r.at, r.scan, r.certificates, r.directory} {
 		if s != nil {
 			errs = append(errs, s.Close())
 		}
@@ -116,6 +124,35 @@ func (r *Reader) At(ctx context.Context, id identity.RecordID, g identity.Genera
 		return registry.Stored{}, registry.ErrNotFound
 	}
 	return found[record].Stored, nil
+}
+
+// Certificates implements registry.PublicSource.
+func (r *Reader) Certificates(ctx context.Context, id identity.RecordID) (registry.Stored, error) {
+	s, err := one(r.certificates.QueryContext(ctx, id[:]))
+	if err != nil {
+		return s, fmt.Errorf("look up certificates of record %s: %w", id.Short(), err)
+	}
+	return s, nil
+}
+
+// Directory implements registry.PublicSource.
+func (r *Reader) Directory(ctx context.Context, urn string) (registry.Stored, error) {
+	s, err := one(r.directory.QueryContext(ctx, urn))
+	if err != nil {
+		return s, fmt.Errorf("look up %.64q in the directory: %w", urn, err)
+	}
+	return s, nil
+}
+
+func one(rows *sql.Rows, err error) (registry.Stored, error) {
+	found, err := collect(rows, err)
+	if err == nil && len(found) == 0 {
+		err = registry.ErrNotFound
+	}
+	if err != nil {
+		return registry.Stored{}, err
+	}
+	return found[0].Stored, nil
 }
 
 // Range gives up to limit entries from a sequence number on, in order: what an

@@ -48,21 +48,21 @@ func Grant(ctx context.Context, db *sql.DB, roles Roles) error {
 	}
 	statements := []string{
 		`lock table entry in share row exclusive mode`, // two at once would fail on the same catalogue row
-		`revoke all on entry, head from public`,
+		`revoke all on entry, head, directory from public`,
 	}
 	for _, r := range []struct {
 		name   string
 		grants []string
 	}{
-		{roles.Sequencer, []string{`select, insert on entry`, `select, update (size) on head`}},
-		{roles.Reader, []string{`select on entry, head`}},
-		{roles.Auditor, []string{`select on entry, head`}},
+		{roles.Sequencer, []string{`select, insert on entry`, `select, update (size) on head`, `select, insert on directory`}},
+		{roles.Reader, []string{`select on entry, head, directory`}},
+		{roles.Auditor, []string{`select on entry, head, directory`}},
 	} {
 		if r.name == "" {
 			continue
 		}
 		role := pq.QuoteIdentifier(r.name)
-		statements = append(statements, `revoke all on entry, head from `+role, `grant usage on schema public to `+role)
+		statements = append(statements, `revoke all on entry, head, directory from `+role, `grant usage on schema public to `+role)
 		for _, g := range r.grants {
 			statements = append(statements, `grant `+g+` to `+role)
 		}

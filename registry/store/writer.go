@@ -106,6 +106,9 @@ func (w *Writer) Append(ctx context.Context, head int64, records []identity.Reco
 		if err := w.insert(ctx, tx.StmtContext(ctx, into), head, entries); err != nil {
 			return fmt.Errorf("insert %d entries: %w", len(entries), err)
 		}
+		if err := list(ctx, tx, head, entries); err != nil {
+			return fmt.Errorf("list identities in the directory: %w", err)
+		}
 		return nil
 	})
 	// A crash during the commit leaves all of the batch or nothing. The next
@@ -225,6 +228,30 @@ func (w *Writer) insert(ctx context.Context, into *sql.Stmt, first int64, entrie
 		return fmt.Errorf("%w: it was not at %d", ErrHeadMoved, first)
 	}
 	return nil
+}
+
+// list adds to the directory the identities that certificates entries name, in the
+// entries' own transaction.
+func list(ctx context.Context, tx *sql.Tx, first int64, entries []New) error {
+	var urns []string
+	var places []int64
+	for i, n := range entries {
+		if n.Entry.Type != registry.Certificates {
+			continue
+		}
+		p, err := registry.ParsePublicCertificates(n.Entry.Sealed)
+		if err != nil {
+			return err
+		}
+		if p.Identity != "" {
+			urns, places = append(urns, p.Identity), append(places, first+int64(i))
+		}
+	}
+	if len(urns) == 0 {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `insert into directory (urn, seq) select * from unnest($1::text[], $2::bigint[])`, pq.Array(urns), pq.Array(places))
+	return err
 }
 
 // Settle finds out what became of an Append whose commit's outcome got lost. It

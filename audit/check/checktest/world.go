@@ -343,7 +343,7 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 	w.Must(err)
 	d.Entry, err = e.Encode()
 	w.Must(err)
-	err = s.Restored(ctx, d.Record, g, w.mac(d, keypackage.RestoredMessage(sha256.Sum256(d.Claims), backup, sha256.Sum256(d.Hello))), d.Entry)
+	err = s.Restored(ctx, d.Record, g, w.mac(d, keypackage.RestoredMessage(sha256.Sum256(d.Claims), backup, sha256.Sum256(d.Hello))), d.Entry, nil)
 	w.Must(err)
 	if to == records.Restored {
 		return d
