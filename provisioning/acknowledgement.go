@@ -103,12 +103,21 @@ func (p *publisher) noteFirsts(ctx context.Context, batch []waitingEntry) {
 	if len(used) == 0 {
 		return
 	}
+	p.follow()
 	// A crash before it leaves identities reserved in the pool whose devices are
 	// published, and so does an error: see use.
 	bound, cancel := context.WithTimeout(ctx, useTimeout)
 	defer cancel()
 	if err := p.pool.UseAll(bound, used); err != nil {
 		p.log.WarnContext(ctx, "the pool still has published identities; house-keeping removes them", "identities", len(used), "error", err)
+	}
+}
+
+// follow has the outbox read again for what is due behind entries that were
+// published now.
+func (p *publisher) follow() {
+	if p.follows {
+		p.kick()
 	}
 }
 
@@ -156,6 +165,7 @@ func (p *publisher) note(ctx context.Context, w *waitingEntry, poolAway *atomic.
 	}
 	p.metrics.lag.Observe(max(0, p.now().Sub(w.Since).Seconds()))
 	p.tell(id.deviceID)
+	p.follow()
 	p.use(ctx, w, poolAway)
 	return nil
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
 	"github.com/devicekeys/devicekeys/registry"
 )
@@ -57,6 +59,8 @@ type publisher struct {
 	strikes   map[pending]int // the loop's own
 	trust     entrusted
 
+	follows bool // a line's devices have a second entry, which is due when the first is published
+
 	mu      sync.Mutex // guards what follows
 	waiting map[deviceID]*waiters
 	away    bool      // the last attempt failed
@@ -81,6 +85,7 @@ func newPublisher(c Config, keys *guard, changed func(deviceID)) *publisher {
 	return &publisher{
 		from: registry.Submission{Realm: c.Realm, Submitter: c.Name}, keys: keys, pool: c.Pool, records: c.Records, sequencer: c.Sequencer,
 		metrics: c.Metrics, log: c.Log, now: c.Now, changed: changed, wake: make(chan struct{}, 1), asked: make(chan struct{}, 1),
+		follows: slices.ContainsFunc(c.Profiles, func(p profile.Profile) bool { return p.Publish.Open() }),
 		strikes: map[pending]int{}, waiting: map[deviceID]*waiters{}, trust: entrusted{own: map[deviceID]time.Time{}},
 	}
 }

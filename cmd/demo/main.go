@@ -47,7 +47,7 @@ func (c *demoCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if c.Devices < 3 || c.Devices > 100000 {
 		return console.Usagef("devices is %d: 3 to 100000 are possible", c.Devices)
 	}
-	p, err := plant.New(ctx, plant.Config{Dir: c.Dir, Name: "demo", Devices: c.Devices})
+	p, err := plant.New(ctx, plant.Config{Dir: c.Dir, Name: "demo", Devices: c.Devices, Pairs: true, Service: true})
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,8 @@ func (d *demo) leave(dir string) error {
 	t.Row("registry", "http://"+d.Address("registry"), "GET /records/{record id}, /openapi.json")
 	t.Row("spp", "https://"+d.Address("spp"), "stations, mutual TLS")
 	t.Row("sequencer", "https://"+d.Address("sequencer"), "the SPP, mutual TLS")
-	for _, s := range []string{"registry", "spp", "sequencer"} {
+	t.Row("deviceservice", d.Address("deviceservice"), "devices, the secure channel")
+	for _, s := range []string{"registry", "spp", "sequencer", "deviceservice"} {
 		t.Row(s, "http://"+d.Address(s+" metrics")+"/metrics", "metrics and health")
 	}
 	t.Row("postgres", d.Postgres.SocketDir(), "PGPASSFILE="+d.Postgres.Passfile()+" psql -h "+d.Postgres.SocketDir()+" -U postgres records")

@@ -40,10 +40,13 @@ func (d *demo) play(ctx context.Context) error {
 		{"keys: master, identity-signing, audit, CA …, in SoftHSM", d.keys},
 		{"1    chips: a token slot for each device, delivery list", d.chips},
 		{"     identities: a batch of test IMEIs", d.importIdentities},
-		{"     sequencer, registry and SPP start", d.start},
+		{"     key pairs and certificates, made in advance", d.keysInAdvance},
+		{"     sequencer, registry, SPP and device service start", d.start},
 		{"2–9  the line", d.assemble},
 		{"     a device loses its flash; its owner restores it", d.recovery},
 		{"     a device is provisioned anew, with an unlock statement", d.reprovision},
+		{"     secure channels, after flash was lost and restored", d.channels},
+		{"     a stranger writes to a device; it alone can read it", d.letter},
 		{"     what must be refused", d.refusals},
 		{"     every invariant, checked by the auditor", d.check},
 	}
@@ -101,6 +104,9 @@ func (d *demo) importIdentities(ctx context.Context) (string, error) {
 
 func (d *demo) start(ctx context.Context) (string, error) {
 	if err := d.ServeAll(ctx); err != nil {
+		return "", err
+	}
+	if err := d.ServeService(ctx); err != nil {
 		return "", err
 	}
 	return "registry at http://" + d.Address("registry"), nil

@@ -46,6 +46,9 @@ func (d *demo) refusals(ctx context.Context) (_ string, err error) {
 			return "", err
 		}
 	}
+	if err := d.refuseChannels(ctx, hands); err != nil {
+		return "", err
+	}
 	if err := d.refuseChips(ctx, b, hands[other], stranger); err != nil {
 		return "", err
 	}

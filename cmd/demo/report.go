@@ -24,6 +24,7 @@ type Report struct {
 	// CallsPerDevice counts the PKCS#11 calls of the SPP's HSM while the line ran.
 	CallsPerDevice float64     `json:"pkcs11_calls_per_device"`
 	Steps          []StepTimes `json:"steps"`
+	Suites         []Suite     `json:"suites"` // of the secure channel
 }
 
 // Refusal is one attempt that must fail.
@@ -127,6 +128,11 @@ func (r Report) String() string {
 	fmt.Fprintf(&b, "step      patent        p50       p99   time of the devices, 0 to %s\n", scale.Round(time.Millisecond))
 	for _, s := range r.Steps {
 		fmt.Fprintf(&b, "%-9s %-8s %7.1f ms %7.1f ms  %s\n", s.Step, s.PatentStep, s.P50, s.P99, histogram(s.times, scale))
+	}
+
+	b.WriteString("\nsecure channel  handshake, p50, the device's HSM and the service's\n")
+	for _, s := range r.Suites {
+		fmt.Fprintf(&b, "  %-13s %5.1f ms\n", s.Suite, s.P50)
 	}
 
 	b.WriteString("\nrefused\n")

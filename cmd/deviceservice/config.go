@@ -24,6 +24,7 @@ type Config struct {
 	Records       databaseconfig.Config `yaml:"records" help:"Database records, as the role that may read what was issued (deviceservice grant). A replica will do; its lag then adds to records_fresh."`
 	RecordsFresh  time.Duration         `yaml:"records_fresh" default:"5s" help:"How long an answer of the records is used again: how long a device that was set apart may still be let in."`
 	RecordsMaxAge time.Duration         `yaml:"records_max_age" default:"30s" help:"The same while the records can't be read. Who was not looked up within that time is refused."`
+	Registry      string                `yaml:"registry" example:"https://registry.example" help:"Registry, or a mirror, whose published certificates the way certificate goes by."`
 	Keys          KeysConfig            `yaml:"keys" help:"Which keys devices come with."`
 	Limits        LimitsConfig          `yaml:"limits" help:"What strangers and devices may cost."`
 }
@@ -55,7 +56,7 @@ func (c TLSConfig) label(realm identity.Realm) string {
 // KeysConfig says which keys devices come with.
 type KeysConfig struct {
 	Entries []string                       `yaml:"entries" default:"[channel]" help:"Names of the entries of the manifest that open a channel."`
-	Ways    []deviceservice.Way            `yaml:"ways" default:"[derived]" help:"How the service comes by a device's key: derived (from the purpose key in the token), fetched (wrapped in the records)."`
+	Ways    []deviceservice.Way            `yaml:"ways" default:"[derived]" help:"How the service comes by a device's key: derived (from the purpose key in the token), fetched (wrapped in the records), certificate (published in the registry; needs tls and registry)."`
 	Lines   map[string][]deviceservice.Way `yaml:"lines" example:"{watch: [fetched]}" help:"Product lines that differ from ways."`
 }
 
@@ -96,8 +97,8 @@ func (c Config) Validate() error {
 	case l.Channels < 1 || l.PerDevice < 1 || l.KeysAtOnce < 1 || l.RequestRate <= 0 || l.SourceRate <= 0 || l.SourceBurst < 1 || l.DeviceRate <= 0 || l.DeviceBurst < 1:
 		return errors.New("every limit is above 0")
 	}
-	if c.uses(deviceservice.Certificate) {
-		return errors.New("keys: the way certificate needs the registry's list of certificates, which this program does not read: allow derived and fetched")
+	if c.uses(deviceservice.Certificate) && (c.Registry == "" || !c.TLS.on()) {
+		return errors.New("keys: the way certificate needs registry, which lists the devices' certificates, and tls")
 	}
 	return nil
 }

@@ -61,11 +61,15 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 			return err
 		}
 	}
+	listed, roots, err := config.certificates()
+	if err != nil {
+		return err
+	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), module.Collector())
 	service, err := deviceservice.New(deviceservice.Options{
 		Realm: config.Realm, Entries: config.Keys.Entries, Ways: config.Keys.Ways, Lines: config.Keys.Lines,
-		Issued: cache, Keys: keys, WrappedKeys: store, Channel: wire,
+		Issued: cache, Keys: keys, WrappedKeys: store, Certificates: listed, Roots: roots, Channel: wire,
 		MaxChannels: config.Limits.Channels, MaxPerDevice: config.Limits.PerDevice, KeysAtOnce: config.Limits.KeysAtOnce, RequestRate: config.Limits.RequestRate,
 		Away: cache.Away, Registerer: metrics, Log: io.Log,
 	})

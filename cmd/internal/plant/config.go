@@ -41,8 +41,11 @@ func (w *writer) reach(from, to string) string {
 // writeConfigurations writes one YAML file a program, and the inputs of the
 // line: profile, modules, identities.
 func (p *Plant) writeConfigurations() error {
-	w := &writer{p: p, files: map[string]string{"phone.yaml": phoneProfile(p.ModuleDir()), "imeis.csv": p.identities()}}
+	w := &writer{p: p, files: map[string]string{"phone.yaml": phoneProfile(p.ModuleDir(), p.Pairs), "imeis.csv": p.identities()}}
 	w.servers()
+	if p.Service {
+		w.service()
+	}
 	w.people()
 	for i, spp := range p.SPPNames() {
 		w.spp(i, spp)
@@ -82,7 +85,7 @@ func (w *writer) spp(i int, spp string) {
 		token + "tls:\n  certificate: " + spp + ".pem\n  client_ca: " + p.Public("station-ca.pem") + "\n" +
 		w.database(spp, "pool", "", "pool", "spp") + w.database(spp, "records", "", "records", "spp") +
 		"sequencer:\n  url: https://" + w.reach(spp, "sequencer") + "\n  ca: " + p.Public("station-ca.pem") + "\n" +
-		"profiles: [phone.yaml]\nchip_makers: [" + strings.Join(makers, ", ") + "]\n" +
+		"profiles: [phone.yaml]\ndevice_ca: " + p.Public("device-ca.pem") + "\nchip_makers: [" + strings.Join(makers, ", ") + "]\n" +
 		"owner:\n" + w.database("", "pool", "  ", "pool", "pool_owner") + w.database("", "records", "  ", "records", "records_owner")
 }
 
@@ -93,7 +96,7 @@ func (w *writer) servers() {
 		w.database("sequencer", "database", "", "registry", "sequencer") + "submission_keys: [" + p.Public("submission.pem") + "]\nidentity_signing_keys: [" + p.Public("rom-key.pem") + "]\n"
 	w.files["registry-migrate.yaml"] = w.database("", "database", "", "registry", "registry_owner") + "roles:\n  reader: reader\n"
 	w.files["registry.yaml"] = "listen: " + p.ports["registry"] + "\nmetrics_listen: " + p.ports["registry metrics"] + "\n" +
-		w.database("registry", "database", "", "registry", "reader") + "rate: 10000\nburst: 10000\n"
+		w.database("registry", "database", "", "registry", "reader") + "rate: 10000\nburst: 10000\ndirectory: true\ndirectory_rate: 100\ndirectory_burst: 100\n"
 }
 
 // people are custodian and auditor, who reach everything directly.

@@ -13,7 +13,7 @@ import (
 // roles of the databases, and which databases each may enter.
 var roles = map[string][]string{
 	"pool":     {"spp", "auditor"},
-	"records":  {"spp", "auditor", "custodian"},
+	"records":  {"spp", "auditor", "custodian", "service"},
 	"registry": {"sequencer", "reader", "auditor"},
 }
 

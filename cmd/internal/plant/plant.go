@@ -56,6 +56,8 @@ type Config struct {
 	SPPs     int    // 0 means 1
 	Stations int    // 0 means 1
 	Proxies  bool   // between the parts
+	Pairs    bool   // devices have key pairs too, made in advance, with published certificates
+	Service  bool   // there is a device service
 
 	// PostgresDir is another place for the database cluster; "" means Dir/postgres.
 	PostgresDir string
@@ -127,6 +129,9 @@ func New(ctx context.Context, c Config) (_ *Plant, err error) {
 		}
 	}
 	servers := append([]string{"sequencer", "registry"}, p.SPPNames()...)
+	if p.Service {
+		servers = append(servers, service)
+	}
 	if err := p.pickPorts(servers); err != nil {
 		return nil, err
 	}
@@ -142,6 +147,9 @@ func (p *Plant) hsmFolders() map[string]string {
 	}
 	for _, station := range p.StationNames() {
 		folders[station] = filepath.Base(p.Fixtures(station))
+	}
+	if p.Service {
+		folders[service] = "hsm/service"
 	}
 	return folders
 }

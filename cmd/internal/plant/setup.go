@@ -27,6 +27,9 @@ func (p *Plant) credentials() []credential {
 		all = append(all, credential{"spp", fmt.Sprintf("spp-%d", i+1), spp, "dev-spp", spp, server("spp")})
 	}
 	all = append(all, credential{"sequencer", "sequencer-1", "sequencer", "dev-sequencer", "sequencer", server("sequencer")})
+	if p.Service {
+		all = append(all, credential{"deviceservice", "service-1", service, "dev-service", service, server("deviceservice")})
+	}
 	for i, station := range p.StationNames() {
 		all = append(all, credential{"station", fmt.Sprintf("line-%d", i+1), station, "dev-station", station,
 			[]string{"--kind", "station", "--line", ProductLine, "--tac", TestTAC + "-" + LastTAC, "--quota", "1000000"}})
@@ -58,8 +61,11 @@ func (p *Plant) SetUp(ctx context.Context) error {
 	for _, c := range p.credentials() {
 		args := []string{"token", "--for", c.program, "--name", c.name, "--token", c.token, "--pin-file", p.Etc(c.file + ".pin"),
 			"--lock-file", p.hsms[c.hsm].LockFile(), "--request", p.Etc(c.file + ".csr")}
-		if c.program == "sequencer" {
+		switch c.program {
+		case "sequencer":
 			args = append(args, "--checkpoint-key", p.Public("checkpoint.pem"))
+		case "deviceservice":
+			args = append(args, "--transport-key", p.Etc("service-transport.pem"))
 		}
 		if _, err := p.Run(ctx, p.With("custodian", c.hsm), nil, args...); err != nil {
 			return err
@@ -68,6 +74,9 @@ func (p *Plant) SetUp(ctx context.Context) error {
 		if _, err := p.Run(ctx, p.With("custodian", first), nil, args...); err != nil {
 			return err
 		}
+	}
+	if p.Service {
+		return p.sendPurposeKey(ctx, first)
 	}
 	return nil
 }
