@@ -16,7 +16,7 @@ import (
 )
 
 // others are the commands of the guides that are not this module's programs.
-var others = []string{"apt-get", "curl", "go", "make", "promtool", "systemctl", "tar"}
+var others = []string{"apt-get", "curl", "go", "make", "openssl", "promtool", "systemctl", "tar"}
 
 // command is one command line of a guide.
 type command struct {
@@ -184,8 +184,8 @@ func (p *programs) check(ctx context.Context, line string) error {
 func TestGuides(t *testing.T) {
 	t.Parallel()
 	guides, err := filepath.Glob("guide-*.md")
-	if err != nil || len(guides) != 6 {
-		t.Fatalf("guides %q, %v; six are expected", guides, err)
+	if err != nil || len(guides) != 8 {
+		t.Fatalf("guides %q, %v; eight are expected", guides, err)
 	}
 	p := &programs{dir: t.TempDir(), all: map[string]func() (string, error){}}
 	for _, guide := range guides {

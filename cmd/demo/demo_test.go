@@ -74,6 +74,11 @@ func TestDemo(t *testing.T) {
 			P50        float64 `json:"p50_ms"`
 			P99        float64 `json:"p99_ms"`
 		}
+		Suites []struct {
+			Suite    string
+			Channels int
+			P50      float64 `json:"handshake_p50_ms"`
+		}
 	}
 	decoder := json.NewDecoder(bytes.NewReader(b))
 	decoder.DisallowUnknownFields()
@@ -95,6 +100,10 @@ func TestDemo(t *testing.T) {
 		"another IMEI in the certificate":                  "certificate",
 		"an older generation":                              "older-generation",
 		"an ordinary package after the lock":               "locked",
+		"another device's message":                         "not-for-it",
+		"a channel with a key that was tampered with":      "refused",
+		"a channel of a clone: the IMEI on another chip":   "refused",
+		"a channel of a superseded generation":             "refused",
 		"to the SPP: a chip that no delivery list names":   "unlisted-chip",
 		"to the SPP: a wrong attestation":                  "attestation",
 	}
@@ -118,6 +127,14 @@ func TestDemo(t *testing.T) {
 	}
 	if len(report.Steps) != 7 || report.Rate <= 0 || report.Calls <= 0 {
 		t.Errorf("%d steps, %.0f devices an hour, %.1f calls", len(report.Steps), report.Rate, report.Calls)
+	}
+	if len(report.Suites) != 3 {
+		t.Errorf("channels of %d suites, there are 3", len(report.Suites))
+	}
+	for _, s := range report.Suites {
+		if s.Channels != 3 || s.P50 <= 0 {
+			t.Errorf("suite %s: %d channels, handshake in %.1f ms", s.Suite, s.Channels, s.P50)
+		}
 	}
 	compareREADME(t, printed)
 }

@@ -136,7 +136,7 @@ func TestNoKeyLeaves(t *testing.T) {
 
 	h.search("what the demo prints", []byte(printed))
 	h.files(dir, pins)
-	for _, server := range []string{"spp", "sequencer", "registry"} {
+	for _, server := range []string{"spp", "sequencer", "registry", "deviceservice"} {
 		h.metrics(filepath.Join(dir, "etc", server+".yaml"), server)
 	}
 	h.dumps(dir)
@@ -327,8 +327,8 @@ func (h *haystack) processes(dir string) error {
 			PID  int
 		}
 	}
-	if err := json.Unmarshal(b, &running); err != nil || len(running.Servers) != 3 {
-		return fmt.Errorf("running.json: %v", err)
+	if err := json.Unmarshal(b, &running); err != nil || len(running.Servers) != 4 {
+		return fmt.Errorf("running.json: %d servers, %v", len(running.Servers), err)
 	}
 	keys := h.needles
 	defer func() { h.needles = keys }()
