@@ -64,7 +64,7 @@ func TestTinyRun(t *testing.T) {
 	}
 	programs := t.TempDir()
 	build := []string{"build", "-o", programs}
-	for _, p := range []string{"bench", "custodian", "registry", "sequencer", "spp"} {
+	for _, p := range []string{"bench", "custodian", "deviceservice", "registry", "sequencer", "spp"} {
 		build = append(build, "github.com/devicekeys/devicekeys/cmd/"+p)
 	}
 	if out, err := exec.CommandContext(t.Context(), "go", build...).CombinedOutput(); err != nil {

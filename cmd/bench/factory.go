@@ -26,11 +26,13 @@ type factory struct {
 
 // order says what factory to build.
 type order struct {
-	devices    int  // of the whole benchmark
-	spps       int  // 0 means 1
-	sessions   int  // of each SPP; 0: what a plant's have
-	shim       bool // the SPPs' calls go through one
-	tokenChips bool // the device program's chip maker delivers, not this process's
+	devices    int    // of the whole benchmark
+	spps       int    // 0 means 1
+	sessions   int    // of each SPP; 0: what a plant's have
+	shim       bool   // the SPPs' calls go through one
+	tokenChips bool   // the device program's chip maker delivers, not this process's
+	pairs      string // source of the devices' key pairs; "": they have none
+	service    bool   // there is a device service
 	// prepare is called before the servers start; nil: nothing is.
 	prepare func(context.Context, *plant.Plant) error
 }
@@ -41,7 +43,7 @@ const plantSessions = "sessions: 16"
 // build makes a factory and starts it.
 func build(ctx context.Context, e *bench.Env, o order) (_ *factory, err error) {
 	f := &factory{env: e}
-	c := plant.Config{Dir: filepath.Join(e.Dir, "plant"), Programs: e.Programs, Name: "bench", Devices: o.devices, SPPs: max(o.spps, 1)}
+	c := plant.Config{Dir: filepath.Join(e.Dir, "plant"), Programs: e.Programs, Name: "bench", Devices: o.devices, SPPs: max(o.spps, 1), Pairs: o.pairs, Service: o.service}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.stop())
@@ -81,12 +83,15 @@ func build(ctx context.Context, e *bench.Env, o order) (_ *factory, err error) {
 			return nil, err
 		}
 	}
-	return f, f.ServeAll(ctx)
+	if err := f.ServeAll(ctx); err != nil || !o.service {
+		return f, err
+	}
+	return f, f.ServeService(ctx)
 }
 
 // complete makes sure that the product's programs are there before anything is started.
 func complete(programs string) error {
-	for _, name := range []string{"custodian", "registry", "sequencer", "spp"} {
+	for _, name := range []string{"custodian", "deviceservice", "registry", "sequencer", "spp"} {
 		if _, err := os.Stat(filepath.Join(programs, name)); err != nil {
 			return fmt.Errorf("the product's programs belong beside this one (make build): %w", err)
 		}

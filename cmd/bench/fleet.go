@@ -62,6 +62,7 @@ func (m *chipMaker) SignDigest(_ context.Context, digest []byte) ([]byte, error)
 type unit struct {
 	chip  *chip.Software
 	flash *flash.Image // from its first opening until it is shipped
+	kept  bool         // its flash stays when it is shipped: it opens channels then
 }
 
 func (u *unit) open(ctx context.Context) (station.Device, error) {
@@ -231,7 +232,9 @@ func (c *crew) ship(ctx context.Context, units []*unit, hands int, bar bench.Bar
 	outcomes := line.Run(ctx, fixtures, 0)
 	took := time.Since(begun)
 	for i, o := range outcomes {
-		units[i].flash = nil // what a device holds is no more of interest
+		if !units[i].kept {
+			units[i].flash = nil // what a device holds is no more of interest
+		}
 		if o.Err != nil {
 			return 0, o.Err
 		}

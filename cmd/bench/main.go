@@ -15,6 +15,9 @@
 //	scale     two SPPs on one pool
 //	soak      what grows over many devices
 //	slots     token chips, by how many there are
+//	pairs     assembly with key pairs made in advance
+//
+// of the secure channel handshake, bulk and channels,
 //
 // and of the registry's and Postgres' side publish, lookup, get and rows.
 package main
@@ -40,7 +43,7 @@ import (
 var benches []bench.Bench
 
 // reportOrder is theirs in the list and the report.
-var reportOrder = []string{"spp-calls", "spp-cpu", "line", "network", "keys", "scale", "publish", "lookup", "get", "rows", "soak", "slots"}
+var reportOrder = []string{"spp-calls", "spp-cpu", "line", "pairs", "network", "keys", "scale", "handshake", "bulk", "publish", "lookup", "get", "channels", "rows", "soak", "slots"}
 
 // inOrder gives the benchmarks as they are run.
 func inOrder() []bench.Bench {
@@ -59,9 +62,10 @@ $ bin/bench --list
 $ bin/bench --bench spp-calls --bench spp-cpu --rounds 5 --json`
 
 type program struct {
-	Run   runCmd   `cmd:"" default:"withargs" help:"Measure (default)."`
-	Raw   rawCmd   `cmd:"" hidden:"" help:"The cryptographic operations of devices made raw on a token; started by run."`
-	Bytes bytesCmd `cmd:"" hidden:"" help:"The trivial handler that GET is compared with; started by run."`
+	Run           runCmd           `cmd:"" default:"withargs" help:"Measure (default)."`
+	Raw           rawCmd           `cmd:"" hidden:"" help:"The cryptographic operations of devices made raw on a token; started by run."`
+	RawHandshakes rawHandshakesCmd `cmd:"" hidden:"" name:"raw-handshakes" help:"The PKCS#11 calls of handshakes made raw on a token; started by run."`
+	Bytes         bytesCmd         `cmd:"" hidden:"" help:"The trivial handler that GET is compared with; started by run."`
 }
 
 type runCmd struct {

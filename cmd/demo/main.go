@@ -47,7 +47,7 @@ func (c *demoCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if c.Devices < 3 || c.Devices > 100000 {
 		return console.Usagef("devices is %d: 3 to 100000 are possible", c.Devices)
 	}
-	p, err := plant.New(ctx, plant.Config{Dir: c.Dir, Name: "demo", Devices: c.Devices, Pairs: true, Service: true})
+	p, err := plant.New(ctx, plant.Config{Dir: c.Dir, Name: "demo", Devices: c.Devices, Pairs: "pool", Service: true})
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,24 @@ func (l *Loop) Device(submit bool) error {
 	return err
 }
 
+// Handshake makes the calls of one handshake of the secure channel at the service: the device key, and one MAC under
+// it. It destroys the key.
+func (l *Loop) Handshake() (err error) {
+	var made objects
+	defer func() {
+		for _, h := range made {
+			l.count("C_DestroyObject", 1)
+			err = errors.Join(err, l.ctx.DestroyObject(l.session, h))
+		}
+	}()
+	key, err := l.deriveKDF1(&made, l.purpose, deviceKeyTemplate())
+	if err != nil {
+		return err
+	}
+	_, err = l.sign(pkcs11.CKM_SHA256_HMAC, key, make([]byte, messageSize))
+	return err
+}
+
 // objects are session objects to be destroyed.
 type objects []pkcs11.ObjectHandle
 

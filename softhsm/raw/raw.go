@@ -44,7 +44,7 @@ type Config struct {
 	Token  string // label
 	PIN    secret.Secret
 	// Labels of keys: a purpose key of KDF 1, the key that seals for the pool, and two EC P-256
-	// keys.
+	// keys. One that is empty is not looked for, and what needs it fails.
 	Purpose, Seal, Identity, Submission string
 }
 
@@ -83,6 +83,9 @@ func Open(c Config) (_ *Loop, err error) {
 		{&l.purpose, pkcs11.CKO_SECRET_KEY, c.Purpose}, {&l.seal, pkcs11.CKO_SECRET_KEY, c.Seal},
 		{&l.identity, pkcs11.CKO_PRIVATE_KEY, c.Identity}, {&l.submission, pkcs11.CKO_PRIVATE_KEY, c.Submission},
 	} {
+		if k.label == "" {
+			continue
+		}
 		if *k.handle, err = l.find(k.class, k.label); err != nil {
 			return nil, err
 		}

@@ -30,7 +30,7 @@ func (p *Plant) ModuleDir() string { return filepath.Join(p.Dir, "modules") }
 // phoneProfile is the product line: a communication key derived from the master key, a
 // SIM-lock code drawn for each device, a value for all to read; with pairs, one key
 // pair for TLS and one for messages, made in advance, their certificates for everyone.
-func phoneProfile(modules string, pairs bool) string {
+func phoneProfile(modules, pairs string) string {
 	text := `name: ` + ProductLine + `
 identity: imei
 chip_id_bytes: 32
@@ -42,11 +42,11 @@ entries:
   - {name: sim-unlock, kind: sim-lock, source: drawn, digits: true, size: 16}
   - {name: model, kind: opaque, source: value, clear: true, value: "phone, development"}
 `
-	if !pairs {
+	if pairs == "" {
 		return text
 	}
-	return text + `  - {name: tls, kind: key-pair, algorithm: es256, source: pool, certificate: true}
-  - {name: message, kind: key-pair, algorithm: ecdh-p256, source: pool, certificate: true}
+	return text + `  - {name: tls, kind: key-pair, algorithm: es256, source: ` + pairs + `, certificate: true}
+  - {name: message, kind: key-pair, algorithm: ecdh-p256, source: ` + pairs + `, certificate: true}
 publish: directory
 identity_in_certificates: true
 `

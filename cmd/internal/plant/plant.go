@@ -56,7 +56,7 @@ type Config struct {
 	SPPs     int    // 0 means 1
 	Stations int    // 0 means 1
 	Proxies  bool   // between the parts
-	Pairs    bool   // devices have key pairs too, made in advance, with published certificates
+	Pairs    string // where devices get key pairs from, "pool" or "made", with published certificates; "": they have none
 	Service  bool   // there is a device service
 
 	// PostgresDir is another place for the database cluster; "" means Dir/postgres.
