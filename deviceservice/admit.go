@@ -52,10 +52,9 @@ type Certificates interface {
 	Certificates(ctx context.Context, record identity.RecordID) (identity.Generation, [][]byte, error)
 }
 
-// KeyLabel is the label that a device's key is wrapped to the service under: it binds the blob to record, generation
-// and entry, so that no row of the table passes for another.
+// KeyLabel is the label that a device's key is wrapped to the service under (keypackage.ServiceKeyLabel).
 func KeyLabel(record identity.RecordID, g identity.Generation, entry string) string {
-	return fmt.Sprintf("service-key/%x/%d/%s", record[:], g, entry)
+	return keypackage.ServiceKeyLabel(record, g, entry)
 }
 
 // admission is what one connection's Admit found. One goroutine uses it.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/detcbor"
+	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
@@ -87,4 +88,11 @@ func (w WaitingKey) check() error {
 	}
 	_, err := statement.ParsePoint(w.Public)
 	return err
+}
+
+// ServiceKeyLabel is the label under which a device's key is wrapped to the device
+// service's HSM: it binds the blob to record, generation and entry, so that no row
+// of a table passes for another.
+func ServiceKeyLabel(record identity.RecordID, g identity.Generation, entry string) string {
+	return fmt.Sprintf("service-key/%x/%d/%s", record[:], g, entry)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/statement"
 )
 
 // Config is what an Assembly is made of. All fields but Log and Now are needed.
@@ -25,8 +26,11 @@ type Config struct {
 	Keys     Keys
 	// DeviceCA signs devices' certificates; nil where no profile has any.
 	DeviceCA Certifier
-	Pool     Pool
-	Records  Records
+	// ServiceKey is the device service's transport key: communication keys that were
+	// not derived are wrapped to it, so that the service can fetch them. Zero: none is.
+	ServiceKey statement.PublicKey
+	Pool       Pool
+	Records    Records
 	// Sequencer takes registry entries.
 	Sequencer Sequencer
 	AuditLog  AuditLog
@@ -54,7 +58,8 @@ type Config struct {
 type Assembly struct {
 	realm     identity.Realm
 	lines     map[string]profile.Profile
-	keys      *guard // the only way to Config.Keys
+	keys      *guard              // the only way to Config.Keys
+	service   statement.PublicKey // Config.ServiceKey
 	pool      Pool
 	records   Records
 	metrics   *Metrics
@@ -96,7 +101,7 @@ func New(c Config) (*Assembly, error) {
 	}
 	keys := newGuard(c)
 	a := &Assembly{
-		realm: c.Realm, lines: map[string]profile.Profile{}, keys: keys, pool: c.Pool, records: c.Records,
+		realm: c.Realm, lines: map[string]profile.Profile{}, keys: keys, service: c.ServiceKey, pool: c.Pool, records: c.Records,
 		metrics: c.Metrics, log: c.Log, now: c.Now, life: c.ReservationLife, stations: stations{cas: c.StationCAs, now: c.Now},
 		flights: newFlights(c.Now, c.Metrics.flights), halted: make(chan struct{}),
 	}

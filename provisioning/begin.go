@@ -291,6 +291,9 @@ func (b *beginning) assemble(ctx context.Context) (Begun, error) {
 		if err := b.certify(ctx); err != nil {
 			return Begun{}, err
 		}
+		if err := b.share(ctx); err != nil {
+			return Begun{}, err
+		}
 	}
 	if err := b.transfer(ctx, keys); err != nil {
 		return Begun{}, err

@@ -193,6 +193,11 @@ func (g *guard) CheckValue(ctx context.Context, w keypackage.WaitingKey, msg []b
 	return mac, err
 }
 
+func (g *guard) Share(ctx context.Context, w keypackage.WaitingKey, to statement.PublicKey, label string) (blob []byte, err error) {
+	err = g.use(ctx, func(ctx context.Context) (err error) { blob, err = g.keys.Share(ctx, w, to, label); return err })
+	return blob, err
+}
+
 func (g *guard) Certify(ctx context.Context, r devicecert.Request) (der []byte, err error) {
 	err = g.use(ctx, func(ctx context.Context) (err error) { der, err = g.ca.Certify(ctx, r); return err })
 	return der, err

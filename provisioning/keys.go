@@ -34,6 +34,8 @@ type Keys interface {
 	Fetch(ctx context.Context, w keypackage.WaitingKey) (keypackage.TransitKey, error)
 	// CheckValue gives HMAC-SHA-256 of msg under a symmetric key that waits.
 	CheckValue(ctx context.Context, w keypackage.WaitingKey, msg []byte) ([]byte, error)
+	// Share wraps a waiting HMAC key to another HSM's transport key.
+	Share(ctx context.Context, w keypackage.WaitingKey, to statement.PublicKey, label string) ([]byte, error)
 	// Random gives n random bytes of the HSM.
 	Random(ctx context.Context, n int) ([]byte, error)
 	// SignAuditHead makes a statement.AuditHead over its payload.

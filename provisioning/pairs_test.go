@@ -11,7 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/devicekeys/devicekeys/audit"
+	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/hsm/servicekeys"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning"
@@ -176,5 +178,43 @@ func TestForeignKey(t *testing.T) {
 	}
 	if used, err := l.records.Store.Known(t.Context(), ids); err != nil || len(used) != 0 {
 		t.Errorf("the records bound identities: %v, %v", used, err)
+	}
+}
+
+// TestServiceKey: a communication key that was made, not derived, is the device's and
+// the device service's, and nobody else can open what lies in the records.
+func TestServiceKey(t *testing.T) {
+	t.Parallel()
+	const second = "\n  - {name: field, kind: communication, algorithm: hmac-sha-256, source: made}\n"
+	l := newLine(t, strings.TrimRight(string(profile.Phone), "\n")+second)
+	token := l.hsm.Open(t, l.hsm.Token(t, "service"))
+	to, err := servicekeys.Create(t.Context(), token, dev)
+	must(t, err)
+	service, err := servicekeys.Open(t.Context(), token, dev)
+	must(t, err)
+	spp := l.start(t, func(c *provisioning.Config) { c.ServiceKey = to })
+	l.stock(t, 0, 1)
+	f := on(l.stationOf(t, spp), l.device(t, true))
+	must(t, f.begin(t.Context()))
+	must(t, f.begin(t.Context())) // another transfer: the same key
+	must(t, f.accept(t.Context()))
+	for _, step := range f.steps()[2:] {
+		must(t, step(t.Context()))
+	}
+	var blob []byte
+	must(t, l.records.AsOwner().QueryRowContext(t.Context(), `select blob from service_key where record_id = $1 and generation = 1 and entry = 'field'`, f.begun.RecordId).Scan(&blob))
+	label := keypackage.ServiceKeyLabel(f.record(), 1, "field")
+	key, err := service.Unwrap(t.Context(), label, blob)
+	must(t, err)
+	defer func() { must(t, key.Destroy(context.Background())) }()
+	msg, err := detcbor.Marshal([]any{"dk-channel-psk", 1, []byte{2}, []byte{3}, []byte{4}})
+	must(t, err)
+	_, err = f.device.Boot(t.Context())
+	must(t, err)
+	mac, err := f.device.MAC(t.Context(), "field", msg)
+	must(t, err)
+	must(t, key.Verify(t.Context(), msg, mac))
+	if _, err := service.Unwrap(t.Context(), keypackage.ServiceKeyLabel(f.record(), 2, "field"), blob); err == nil {
+		t.Error("the key opens for another generation")
 	}
 }

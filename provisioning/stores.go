@@ -94,6 +94,9 @@ type Records interface {
 	Noticed(ctx context.Context, record identity.RecordID, g identity.Generation, typ uint8, sequence int64) error
 	// Unlocked gives the newest unlock statement of a chip; records.ErrNotFound.
 	Unlocked(ctx context.Context, record identity.RecordID) (records.Unlock, error)
+	// ServiceKey keeps a device's key that is wrapped to the device service's HSM;
+	// the first one stays.
+	ServiceKey(ctx context.Context, record identity.RecordID, g identity.Generation, entry string, blob []byte) error
 	// License commits an audit entry alone.
 	License(ctx context.Context, e audit.Event) error
 	// Incident keeps what should not have happened.

@@ -134,6 +134,33 @@ func (b *beginning) vouch(ctx context.Context, m keypackage.Manifest, e keypacka
 	return b.keys.CheckValue(ctx, w, keypackage.CheckMessage(m, e.Key))
 }
 
+// share gives the device service the communication keys that it can't derive, each
+// wrapped to its HSM. A crash after it leaves a key of a device that never got it,
+// or gets it again with the next hello.
+func (b *beginning) share(ctx context.Context) error {
+	if b.service.IsZero() {
+		return nil
+	}
+	for _, e := range b.profile.Entries {
+		if !e.Source.Waits() || e.Kind != keypackage.Communication || e.Algorithm != keypackage.HMACSHA256 {
+			continue
+		}
+		w, err := b.waitingKey(e.Name)
+		if err != nil {
+			return err
+		}
+		d := b.device
+		blob, err := b.keys.Share(ctx, w, b.service, keypackage.ServiceKeyLabel(d.Record, d.Generation, e.Name))
+		if err != nil {
+			return err
+		}
+		if err := b.records.ServiceKey(ctx, d.Record, d.Generation, e.Name, blob); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // wrapWaiting wraps a waiting key to the device. In the HSM it is a session
 // object meanwhile.
 func (b *beginning) wrapWaiting(ctx context.Context, sender keypackage.Sender, name string) ([]byte, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
@@ -10,6 +11,7 @@ import (
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/statement"
 )
 
 // deviceCA gives the device CA of the token, or nil where no profile has certificates. The token is open for signatures.
@@ -43,4 +45,19 @@ func (c Config) deviceCA(tok *hsm.Token, profiles ...profile.Profile) (provision
 
 func noDeviceCA(p profile.Profile) error {
 	return console.Usagef("product line %q has certificates and the configuration names no device CA: write device_ca: with the device-ca.pem that custodian setup published", p.Name)
+}
+
+// serviceKey reads the device service's transport key, zero where none is named.
+func (c Config) serviceKey() (key statement.PublicKey, err error) {
+	if c.ServiceKey == "" {
+		return key, nil
+	}
+	text, err := os.ReadFile(c.ServiceKey.String())
+	if err == nil {
+		key, err = statement.ParsePEM(text)
+	}
+	if err != nil {
+		return key, console.Hint(fmt.Errorf("device service's transport key %q: %w", c.ServiceKey, err), "custodian token --for deviceservice --transport-key writes it")
+	}
+	return key, nil
 }

@@ -65,6 +65,10 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err != nil {
 		return err
 	}
+	serviceKey, err := config.serviceKey()
+	if err != nil {
+		return err
+	}
 	serverTLS, err := tokenconfig.StationTLS(tok, config.tlsKey(), config.TLS.Certificate.String(), config.TLS.ClientCA.String())
 	if err != nil {
 		return err
@@ -85,7 +89,7 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	}
 	defer transport.CloseIdleConnections()
 	assembly, err := provisioning.New(provisioning.Config{
-		Realm: config.Realm, Name: name, Profiles: profiles, Keys: keys, DeviceCA: ca, Pool: stores.pool, Records: stores.records,
+		Realm: config.Realm, Name: name, Profiles: profiles, Keys: keys, DeviceCA: ca, ServiceKey: serviceKey, Pool: stores.pool, Records: stores.records,
 		Sequencer: sequencer.NewClient(&http.Client{Transport: transport}, config.Sequencer.URL),
 		AuditLog:  audit.New(stores.recordsDB, config.Realm), Metrics: provisioning.NewMetrics(registerer), Log: io.Log,
 		StationCAs: serverTLS.ClientCAs, KeyFault: keyFault, ReservationLife: config.Reservation,

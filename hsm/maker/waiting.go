@@ -6,7 +6,9 @@ import (
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/statement"
 )
 
 // madeKinds is what a device's key of each algorithm is in the SPP's token.
@@ -58,6 +60,24 @@ func (k *Keys) Fetch(ctx context.Context, w keypackage.WaitingKey) (keypackage.T
 		return &deviceKey{keys: k, key: key}, nil
 	}
 	return &transitKey{keys: k, algorithm: w.Algorithm, key: key}, nil
+}
+
+// Share wraps a waiting symmetric key once more, to another HSM's transport key (package transport): the device
+// service's, for devices whose key nobody can derive. What leaves is as good as the device's key for whoever has that HSM,
+// so to is a key that two people have compared.
+func (k *Keys) Share(ctx context.Context, w keypackage.WaitingKey, to statement.PublicKey, label string) ([]byte, error) {
+	if w.Algorithm != keypackage.HMACSHA256 {
+		return nil, fmt.Errorf("share a device's key: one of %s is of no use to a device service", w.Algorithm)
+	}
+	key, err := k.tok.Unwrap(ctx, k.poolUnwrap[false], w.Wrapped, hsm.Spec{Kind: hsm.DeviceKey})
+	if err != nil {
+		return nil, fmt.Errorf("share a device's key: %w", err)
+	}
+	blob, err := transport.Wrap(ctx, k.tok, k.realm, to, label, key)
+	if err = errors.Join(err, destroy(context.WithoutCancel(ctx), key)); err != nil {
+		return nil, fmt.Errorf("share a device's key: %w", err)
+	}
+	return blob, nil
 }
 
 // CheckValue gives the check value of a waiting symmetric key: HMAC-SHA-256 of msg, which is keypackage.CheckMessage.
