@@ -41,6 +41,7 @@ type golden struct {
 	Supersede  goldenEntry   `json:"supersede"`
 	Scrap      goldenEntry   `json:"scrap"`
 	Erase      goldenEntry   `json:"erase"`
+	Published  goldenEntry   `json:"certificates"`
 	Submission goldenSubmit  `json:"submission"`
 	Batch      hexBytes      `json:"batch"`
 	Refused    []goldenWrong `json:"refused"`
@@ -99,6 +100,11 @@ func makeGolden(t *testing.T) golden {
 	}
 	register, supersede := seal(registry.Register, 1), seal(registry.Supersede, 2, []byte{0x30, 0x00})
 	scrap, erase := registrytest.End(t, 1, 2, registry.Scrap, rom), registrytest.End(t, 1, 1, registry.Erase, rom)
+	public, err := registry.PublicCertificates{Identity: "urn:gsma:imei:00440245-000001-0", X509: [][]byte{{0x30, 0x00}}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	published := registry.Entry{Realm: identity.Development, Type: registry.Certificates, Record: chip.RecordID(), Generation: 2, Sealed: public}
 	record := registrytest.Record(t, 1, 2, 32)
 	record.X509 = [][]byte{{0x30, 0x00}}
 	encoded, err := record.Encode()
@@ -129,7 +135,7 @@ func makeGolden(t *testing.T) golden {
 		ChipID: chip.Bytes(), RecordID: id[:], ROMKey: rom.Public().Point(), Nonce: nonce,
 		Record:   goldenRecord{Certificate: record.Certificate, Backup: record.Backup, X509: []hexBytes{{0x30, 0x00}}, Encoded: encoded},
 		Register: describe(t, register), Supersede: describe(t, supersede),
-		Scrap: describe(t, scrap), Erase: describe(t, erase),
+		Scrap: describe(t, scrap), Erase: describe(t, erase), Published: describe(t, published),
 		Submission: goldenSubmit{Key: key.Public().Point(), Payload: payload, Statement: signed},
 		Batch:      batch,
 		Refused:    wrongEntries(t, register, scrap),
@@ -156,7 +162,8 @@ func wrongEntries(t *testing.T, register, scrap registry.Entry) []goldenWrong {
 		{"realm 0", edit(good, 2, 0)},
 		{"realm 3", edit(good, 2, 3)},
 		{"type 0", edit(good, 3, 0)},
-		{"type 5", edit(good, 3, 5)},
+		{"type 6", edit(good, 3, 6)},
+		{"a sealed record under certificates", edit(good, 3, byte(registry.Certificates))},
 		{"generation 0", edit(good, 38, 0)},
 		{"record id of zeros", edit(good, 6, make([]byte, 32)...)},
 		{"null for the statement", null},

@@ -7,6 +7,8 @@ python3-cryptography.
 
     cbor_strict.py   deterministic CBOR
     formats.py       the formats
+    channel.py       the secure channel's
+    message.py       messages to a device
     vectors.py       the golden values, made again
     devicekeys.py    this program
 

@@ -118,11 +118,14 @@ func read(t testing.TB, path ...string) []byte {
 	return b
 }
 
+// goldenParts are the packages whose golden values are made again.
+var goldenParts = []string{"identity", "keypackage", "registry", "channel", "message"}
+
 // TestVectors: every golden value is made again in Python.
 func TestVectors(t *testing.T) {
 	t.Parallel()
 	out := accepts(t, ".", "vectors")
-	for _, part := range []string{"identity", "keypackage", "registry"} {
+	for _, part := range goldenParts {
 		if !strings.Contains(out, part+"/testdata/golden.json: ") {
 			t.Errorf("no values of %s:\n%s", part, out)
 		}
@@ -135,7 +138,7 @@ func TestVectors(t *testing.T) {
 		"value transcript is missing": {`"transcript"`, `"transkript"`},
 	} {
 		root := t.TempDir()
-		for _, part := range []string{"identity", "keypackage", "registry"} {
+		for _, part := range goldenParts {
 			folder := filepath.Join(root, part, "testdata")
 			must(t, os.MkdirAll(folder, 0o700))
 			golden := read(t, "..", "..", part, "testdata", "golden.json")

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from cbor2 import CBORTag
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import channel as ch
 import formats as f
+import message as msg
 from cbor_strict import BACKUP_CODE, Refused, decode, encode
 
 FILE_LIMIT = 1 << 20
@@ -69,6 +74,12 @@ class Golden:
         want = self.raw(path)
         if (made.hex() if isinstance(made, bytes) else made) != want:
             raise Refused(f"{self.name}: {path} is {want}, made again it is {made.hex() if isinstance(made, bytes) else made}")
+        self.made.add(path)
+
+    def compare_value(self, path: str, made: str | bool) -> None:
+        """Compare what the file doesn't spell in hexadecimal."""
+        if self.raw(path) != made:
+            raise Refused(f"{self.name}: {path} is {self.raw(path)!r}, made again it is {made!r}")
         self.made.add(path)
 
     def finish(self) -> None:
@@ -265,6 +276,7 @@ def registry(g: Golden) -> None:
     sealed_entry(g, "supersede", f.SUPERSEDE, 2, full, chip_id, nonce)
     withdrawal(g, "scrap", f.SCRAP, 2, rom, chip_id)
     withdrawal(g, "erase", f.ERASE, 1, rom, chip_id)
+    published(g, chip_id)
 
     key, entries = g.given("submission.key"), [g.bytes("register.entry"), g.bytes("scrap.entry")]
     payload = encode([1, 1, "spp-1", entries])
@@ -299,6 +311,17 @@ def withdrawal(g: Golden, name: str, kind: int, generation: int, rom: bytes, chi
     place(g, name, e)
 
 
+def published(g: Golden, chip_id: bytes) -> None:
+    """A certificates entry, which everyone reads."""
+    name = "certificates"
+    x = g.given("record.x509.0")
+    content = encode([1, IDENTITY_URN, [x]])
+    if f.read_public_certificates(content) != (IDENTITY_URN, [x]):
+        raise Refused(f"{g.name}: what was published reads otherwise")
+    g.compare(f"{name}.sealed", content)
+    place(g, name, f.RegistryEntry(1, f.CERTIFICATES, f.record_id(chip_id), 2, content, b""))
+
+
 def refused(g: Golden) -> None:
     """The entries that no reader may take."""
     for path in [p for p in g.values if p.startswith("refused.") and p.endswith(".entry")]:
@@ -311,8 +334,108 @@ def refused(g: Golden) -> None:
             raise Refused(f"{g.name}: an entry with {g.raw(case)} was not refused")
 
 
+# ---- §14.
+
+SESSION, CHANNEL_TIME = bytes(range(0xF0, 0x100)), ISSUED_AT
+
+
+def channel(g: Golden) -> None:
+    key = g.given("device_key")
+    greeting = ch.greeting(CHANNEL_TIME, SESSION)
+    g.compare("noise.greeting", greeting)
+    noise(g, key, greeting)
+    inside_tls(g, key, greeting)
+    g.compare("certificate.hello", channel_hello(ch.TLS_CERTIFICATE, ("tls", 0, 0)))
+    g.compare("certificate.service_answers", ch.handshake_frame(ch.HANDSHAKE, greeting))
+    g.compare("service_is_busy_for_15_seconds", ch.handshake_frame(ch.BUSY, b"\x0f"))
+
+
+def channel_hello(suite: int, key_id: tuple[str, int, int]) -> bytes:
+    return ch.hello(suite, 1, key_id, (f.IMEI, IDENTITY_NAME), 1)
+
+
+def noise(g: Golden, key: bytes, greeting: bytes) -> None:
+    hello = channel_hello(ch.NOISE, ("channel", 1, 1))
+    g.compare("noise.hello", hello)
+    d, s = (X25519PrivateKey.from_private_bytes(g.given(f"noise.private_{side}")) for side in ("device", "service"))
+    device, service = ch.x25519_point(d), ch.x25519_point(s)
+    g.compare("noise.public_device", device)
+    g.compare("noise.public_service", service)
+    message = ch.psk_message(hello, device, service)
+    g.compare("noise.psk_message", message)
+    psk = ch.mac(key, message)
+    g.compare("noise.psk", psk)
+
+    n = ch.Noise(hello)
+    n.ephemeral(device)
+    first = ch.handshake_frame(ch.HELLO, hello) + ch.handshake_frame(ch.HANDSHAKE, device + n.payload(b""))
+    g.compare("noise.device_sends_first", first)
+    n.ephemeral(service)
+    n.agree(d, service)
+    n.preshare(psk)
+    g.compare("noise.service_answers", ch.handshake_frame(ch.HANDSHAKE, service + n.payload(greeting)))
+    g.compare("noise.binding", n.h)
+
+    out, back = n.split()
+    g.compare("noise.device_confirms", out.record(ch.CONFIRM))
+    g.compare("noise.device_sends_ask", out.record(ch.LAST, b"ask"))
+    answer = back.record(ch.PART, b"\7" * ch.CHUNK) + back.record(ch.LAST, b"\7")
+    g.compare("noise.service_sends_16385_times_07", sha256(answer).digest())
+    g.compare("noise.device_ends", out.record(ch.END))
+    out.count = 2
+    out.rekey()
+    g.compare("noise.device_sends_ask_after_a_rekey_instead", out.record(ch.LAST, b"ask"))
+
+
+def inside_tls(g: Golden, key: bytes, greeting: bytes) -> None:
+    hello, exporter = channel_hello(ch.TLS_KEY, ("channel", 1, 1)), g.given("tls.exporter")
+    g.compare("tls.hello", hello)
+    proofs = {side: ch.proof_message(side, hello, exporter) for side in ("device", "service")}
+    for side, message in proofs.items():
+        g.compare(f"tls.{side}_proof_message", message)
+    device, service = ch.mac(key, proofs["device"]), ch.mac(key, proofs["service"])
+    g.compare("tls.device_sends", ch.handshake_frame(ch.HELLO, hello) + ch.handshake_frame(ch.HANDSHAKE, device))
+    g.compare("tls.service_answers", ch.handshake_frame(ch.HANDSHAKE, service + greeting))
+
+
+# ---- §16.
+
+
+def message(g: Golden) -> None:
+    recipient, sender, ephemeral = (f.scalar_key(g.given(f"{who}_private"), who) for who in ("recipient", "sender", "ephemeral"))
+    certificate, body, message_id = g.given("certificate"), g.given("body"), g.given("message_id")
+    g.inputs.add("content_type")
+    point, content_type = f.public_point(recipient), g.raw("content_type")
+    if x509.load_der_x509_certificate(certificate).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint) != point:
+        raise Refused(f"{g.name}: the certificate is of another key")
+    key_id = sha256(point).digest()
+    g.compare("key_id", key_id)
+    g.compare("sender_public", f.public_point(sender))
+    g.compare("info", msg.info(1, certificate))
+    g.compare("aad", msg.associated(key_id, f.public_point(ephemeral)))
+    content = msg.encode_content(1, certificate, message_id, content_type, body)
+    g.compare("content", content)
+    for i, signer in enumerate((None, f.public_point(sender))):
+        name = f"messages.{i}"
+        golden = g.bytes(f"{name}.message")
+        plain, opened = msg.open_message(golden, recipient, 1, certificate, signer)
+        if opened != msg.Opened(message_id, content_type, body, signer is not None):
+            raise Refused(f"{g.name}: {name} says something else")
+        inner = content
+        if signer is not None:
+            inner = statement(signer, msg.STATEMENT_TYPE, content, decode(plain, name)[2])
+        g.compare_value(f"{name}.signed", signer is not None)
+        g.compare(f"{name}.plaintext", encode([1, int(signer is not None), inner]))
+        g.compare(f"{name}.message", msg.encrypt(encode([1, int(signer is not None), inner]), ephemeral, point, 1, certificate))
+
+
+# ---- All.
+
+FILES = {"identity": identity, "keypackage": keypackage, "registry": registry, "channel": channel, "message": message}
+
+
 def compare_all(root: Path) -> None:
-    for name, make in (("identity", identity), ("keypackage", keypackage), ("registry", registry)):
+    for name, make in FILES.items():
         g = Golden(root / name / "testdata" / "golden.json")
         make(g)
         g.finish()
