@@ -32,8 +32,10 @@ func BenchmarkBulk(b *testing.B) {
 			x, y := opened(b, d, s)
 			ctx := context.Background()
 			go func() {
+				var message []byte
 				for {
-					if _, err := y.Receive(ctx); err != nil {
+					var err error
+					if message, err = y.ReceiveInto(ctx, message); err != nil {
 						return
 					}
 				}

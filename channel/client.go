@@ -1,10 +1,8 @@
 package channel
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -80,7 +78,7 @@ func shake(ctx context.Context, conn net.Conn, do func() error) error {
 
 // noise is SuiteNoise.
 func (c DeviceConfig) noise(ctx context.Context, conn net.Conn, hello []byte) (*Conn, error) {
-	own, err := noiseSuite.GenerateKeypair(rand.Reader)
+	own, err := newEphemeral()
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +97,7 @@ func (c DeviceConfig) noise(ctx context.Context, conn net.Conn, hello []byte) (*
 	if _, err := conn.Write(packet.Bytes()); err != nil {
 		return nil, err
 	}
-	r := bufio.NewReaderSize(conn, readAhead)
+	r := newStream(conn)
 	second, err := answer(r)
 	if err != nil {
 		return nil, err
@@ -108,10 +106,10 @@ func (c DeviceConfig) noise(ctx context.Context, conn net.Conn, hello []byte) (*
 		return nil, fmt.Errorf("%w: a message of %d bytes", ErrForm, len(second))
 	}
 	theirs := second[:ephemeralSize]
-	if bytes.Equal(theirs, own.Public) {
+	if bytes.Equal(theirs, own.public()) {
 		return nil, ErrReflected
 	}
-	psk, err := c.MAC(ctx, pskMessage(hello, own.Public, theirs))
+	psk, err := c.MAC(ctx, pskMessage(hello, own.public(), theirs))
 	if err != nil {
 		return nil, fmt.Errorf("use the device's key: %w", err)
 	}
@@ -123,7 +121,7 @@ func (c DeviceConfig) noise(ctx context.Context, conn net.Conn, hello []byte) (*
 	if err != nil {
 		return nil, ErrRefused // the service has another key, or lets nobody of this name in
 	}
-	out := &Conn{conn: conn, reader: r}
+	out := &Conn{conn: conn, stream: r}
 	if out.greeted, err = parseGreeting(payload); err != nil {
 		return nil, err
 	}
@@ -133,7 +131,7 @@ func (c DeviceConfig) noise(ctx context.Context, conn net.Conn, hello []byte) (*
 	}
 	out.out, out.in, out.binding = &noiseRecords{state: send, rekey: c.Limits.Rekey}, &noiseRecords{state: receive, rekey: c.Limits.Rekey}, binding
 	// The service acts on nothing before this: it shows that the device has the key.
-	confirm, err := out.out.seal(nil, []byte{recordConfirm})
+	confirm, err := out.out.seal(nil, recordConfirm, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -142,8 +140,8 @@ func (c DeviceConfig) noise(ctx context.Context, conn net.Conn, hello []byte) (*
 }
 
 // answer reads the service's answer: a handshake message, or that it has no time.
-func answer(r io.Reader) ([]byte, error) {
-	b, err := readFrame(r, nil, maxFrame)
+func answer(r *stream) ([]byte, error) {
+	b, err := r.take(maxFrame)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("%w: the service ended the connection", ErrRefused)

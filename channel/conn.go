@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -18,7 +17,7 @@ import (
 // send while another receives. An error of either direction ends that direction.
 type Conn struct {
 	conn    net.Conn
-	reader  *bufio.Reader
+	stream  *stream
 	limits  Limits
 	hello   Hello
 	greeted greeting
@@ -33,14 +32,8 @@ type Conn struct {
 	received  error // why nothing more comes; io.EOF: the peer has ended the channel
 }
 
-// readAhead is how much of a connection is read at once where little is asked for.
-const readAhead = 16 << 10
-
 // growth is what a message that comes in parts is given room for at first.
 const growth = 4 * chunk
-
-// batch is how much is sealed before it is written.
-const batch = 4 * (headSize + maxFrame)
 
 // Hello gives what the device said of itself. It is proven: by its key, or its
 // certificate, and by who let it in.
@@ -88,9 +81,6 @@ func (c *Conn) CloseWrite(ctx context.Context) error {
 // Close closes the connection. Without CloseWrite before it, the peer sees a cut.
 func (c *Conn) Close() error { return c.conn.Close() }
 
-// rooms keeps what a frame is sealed or read in: a channel that is idle needs none.
-var rooms = sync.Pool{New: func() any { b := make([]byte, 0, batch); return &b }}
-
 // send sends data as parts and one frame of the type given. Needs c.sending.
 func (c *Conn) send(ctx context.Context, last byte, data []byte) error {
 	if c.sent != nil {
@@ -101,16 +91,15 @@ func (c *Conn) send(ctx context.Context, last byte, data []byte) error {
 	out := (*room)[:0]
 	stop := within(ctx, c.conn.SetWriteDeadline)
 	defer stop()
-	var plain [1 + chunk]byte
 	for first := true; first || len(data) > 0; first = false {
 		part := data[:min(chunk, len(data))]
 		data = data[len(part):]
-		if plain[0] = last; len(data) > 0 {
-			plain[0] = recordPart
+		kind := last
+		if len(data) > 0 {
+			kind = recordPart
 		}
-		n := 1 + copy(plain[1:], part)
 		var err error
-		if out, err = c.out.seal(out, plain[:n]); err != nil {
+		if out, err = c.out.seal(out, kind, part); err != nil {
 			return c.unsent(err)
 		}
 		if len(data) == 0 || len(out)+headSize+maxFrame > cap(out) {
@@ -135,13 +124,18 @@ func (c *Conn) unsent(err error) error {
 // Receive gives the next message. io.EOF means that the peer has ended the channel
 // properly; ErrTruncated that the connection ended without that; ErrIdle that nothing
 // came for Limits.Idle. A ctx that ends while it waits ends this direction too.
-func (c *Conn) Receive(ctx context.Context) ([]byte, error) {
+func (c *Conn) Receive(ctx context.Context) ([]byte, error) { return c.ReceiveInto(ctx, nil) }
+
+// ReceiveInto is Receive for one who has room for the message, which it overwrites and
+// whose place the message takes as far as it is large enough. The peer can't have more
+// memory taken than what it sends.
+func (c *Conn) ReceiveInto(ctx context.Context, room []byte) ([]byte, error) {
 	c.receiving.Lock()
 	defer c.receiving.Unlock()
 	if c.received != nil {
 		return nil, c.received
 	}
-	message, err := c.receive(ctx)
+	message, err := c.receive(ctx, room[:0])
 	if err != nil {
 		if err != io.EOF {
 			err = fmt.Errorf("receive on the channel: %w", err)
@@ -152,70 +146,99 @@ func (c *Conn) Receive(ctx context.Context) ([]byte, error) {
 	return message, nil
 }
 
-func (c *Conn) receive(ctx context.Context) ([]byte, error) {
-	room := rooms.Get().(*[]byte)
-	defer rooms.Put(room)
+func (c *Conn) receive(ctx context.Context, message []byte) ([]byte, error) {
+	defer c.stream.rest()
 	stop := within(ctx, c.conn.SetReadDeadline)
 	defer stop()
-	var message []byte
-	for {
+	for begun := false; ; begun = true {
 		wait := c.limits.Idle
-		if message != nil {
+		if begun {
 			wait = c.limits.Frame
 		}
-		plain, err := c.record(ctx, (*room)[:maxFrame], wait)
+		longer, kind, err := c.record(ctx, message, wait)
 		if err != nil {
 			return nil, err
 		}
-		switch plain[0] {
+		content := len(longer) - len(message)
+		switch message = longer; kind {
 		case recordPart, recordLast:
-			if len(message)+len(plain)-1 > c.limits.Message {
+			if len(message) > c.limits.Message {
 				return nil, fmt.Errorf("%w: more than %d bytes come", ErrTooLarge, c.limits.Message)
 			}
-			if len(plain) == 1 && (plain[0] == recordPart || message != nil) {
+			if content == 0 && (kind == recordPart || begun) {
 				return nil, fmt.Errorf("%w: an empty part of a message", ErrForm)
 			}
-			if free := cap(message) - len(message); plain[0] == recordPart && free < len(plain) {
-				message = slices.Grow(message, max(len(message), growth)) // twice as much each time
-			}
-			if message = append(message, plain[1:]...); plain[0] == recordLast {
+			if kind == recordLast {
 				return message, nil
 			}
 		case recordEnd:
-			if len(plain) != 1 || message != nil {
+			if content > 0 || begun {
 				return nil, fmt.Errorf("%w: an end with something in it, or within a message", ErrForm)
 			}
 			return nil, io.EOF
 		default:
-			return nil, fmt.Errorf("%w: a record of type %d", ErrForm, plain[0])
+			return nil, fmt.Errorf("%w: a record of type %d", ErrForm, kind)
 		}
 	}
 }
 
-// record reads and opens one frame, which begins within a time: at least the byte of its
-// type.
-func (c *Conn) record(ctx context.Context, room []byte, wait time.Duration) ([]byte, error) {
-	if err := arm(ctx, c.conn.SetReadDeadline, wait); err != nil {
-		return nil, err
-	}
-	if _, err := c.reader.Peek(1); err != nil {
-		return nil, c.ended(ctx, err)
-	}
-	if err := arm(ctx, c.conn.SetReadDeadline, c.limits.Frame); err != nil {
-		return nil, err
-	}
-	body, err := readFrame(c.reader, room, maxFrame)
+// record reads one frame, which begins within a time, appends the content of its record
+// to message and gives the record's type.
+func (c *Conn) record(ctx context.Context, message []byte, wait time.Duration) (longer []byte, kind byte, err error) {
+	body, err := c.frame(ctx, wait)
 	if err != nil {
-		return nil, c.ended(ctx, err)
+		return nil, 0, c.ended(ctx, err)
 	}
-	plain, err := c.in.open(body)
-	if err != nil {
-		return nil, err
+	if free := cap(message) - len(message); free < len(body) {
+		more := len(body)
+		if more > chunk {
+			more = max(len(message), growth) // twice as much each time
+		}
+		message = slices.Grow(message, more)
 	}
-	if len(plain) == 0 || len(plain) > 1+chunk {
-		return nil, fmt.Errorf("%w: a record of %d bytes", ErrForm, len(plain))
+	return c.open(message, body)
+}
+
+// open opens a frame's record behind a message, and takes its type out from between.
+func (c *Conn) open(message, body []byte) (longer []byte, kind byte, err error) {
+	n := len(message)
+	var last byte
+	at := max(n-1, 0) // the type comes to lie on the message's last byte, which is put back
+	if n > 0 {
+		last = message[at]
 	}
-	return plain, nil
+	if longer, err = c.in.open(message[:at], body); err != nil {
+		return nil, 0, err
+	}
+	if size := len(longer) - at; size == 0 || size > 1+chunk {
+		return nil, 0, fmt.Errorf("%w: a record of %d bytes", ErrForm, size)
+	}
+	if kind = longer[at]; n == 0 {
+		return longer[:copy(longer, longer[1:])], kind, nil
+	}
+	longer[at] = last
+	return longer, kind, nil
+}
+
+// frame reads one frame, which begins within a time.
+func (c *Conn) frame(ctx context.Context, wait time.Duration) ([]byte, error) {
+	if c.stream.buffered() == 0 {
+		if err := arm(ctx, c.conn.SetReadDeadline, wait); err != nil {
+			return nil, err
+		}
+		if err := c.stream.need(1); err != nil {
+			return nil, err
+		}
+	}
+	if !c.stream.whole() {
+		if err := arm(ctx, c.conn.SetReadDeadline, c.limits.Frame); err != nil {
+			return nil, err
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return c.stream.frame(maxFrame)
 }
 
 // ended says what the end of a connection means within a channel.

@@ -1,7 +1,7 @@
 package channel
 
 import (
-	"bufio"
+	"io"
 	"net"
 
 	"github.com/flynn/noise"
@@ -13,12 +13,22 @@ func Plain(conn net.Conn, limits Limits) *Conn {
 	if err != nil {
 		panic(err)
 	}
-	return &Conn{conn: conn, reader: bufio.NewReaderSize(conn, readAhead), limits: limits, in: plainRecords{}, out: plainRecords{}}
+	return &Conn{conn: conn, stream: newStream(conn), limits: limits, in: plainRecords{}, out: plainRecords{}}
+}
+
+// foreign is an ephemeral key without its private half.
+type foreign struct {
+	ephemeral
+	public []byte
+}
+
+func (f foreign) GenerateKeypair(io.Reader) (noise.DHKey, error) {
+	return noise.DHKey{Public: f.public}, nil
 }
 
 // FirstMessage gives a device's first message of Noise with any ephemeral key, whoever has its private part.
 func FirstMessage(prologue, public []byte) ([]byte, error) {
-	hs, err := newNoise(true, prologue, noise.DHKey{Private: make([]byte, ephemeralSize), Public: public})
+	hs, err := newNoise(true, prologue, foreign{public: public})
 	if err != nil {
 		return nil, err
 	}

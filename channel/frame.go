@@ -49,33 +49,3 @@ func writeFrame(w io.Writer, body ...[]byte) error {
 	_, err := w.Write(out)
 	return err
 }
-
-// readFrame reads a frame of 1 to most bytes into room, which it may replace. io.EOF
-// means that the connection ended before it began.
-func readFrame(r io.Reader, room []byte, most int) ([]byte, error) {
-	var head [headSize]byte
-	if _, err := io.ReadFull(r, head[:1]); err != nil {
-		return nil, err
-	}
-	if _, err := io.ReadFull(r, head[1:]); err != nil {
-		return nil, cut(err)
-	}
-	n := int(binary.BigEndian.Uint16(head[:]))
-	if n == 0 || n > most {
-		return nil, fmt.Errorf("%w: a frame of %d bytes, 1 to %d are taken", ErrForm, n, most)
-	}
-	if cap(room) < n {
-		room = make([]byte, n)
-	}
-	if _, err := io.ReadFull(r, room[:n]); err != nil {
-		return nil, cut(err)
-	}
-	return room[:n], nil
-}
-
-func cut(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}

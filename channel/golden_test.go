@@ -101,11 +101,10 @@ func newVectors(t *testing.T) (v vectors) {
 	n := &v.Noise
 	h := hello(SuiteNoise, channelKey)
 	side := func(initiator bool, private []byte) (*flynn, []byte) {
-		own, err := noiseSuite.GenerateKeypair(bytes.NewReader(private))
-		must(nil, err)
+		own := fixed(t, private)
 		hs, err := newNoise(initiator, h, own)
 		must(nil, err)
-		return hs, own.Public
+		return hs, own.public()
 	}
 	device, de := side(true, sequence(0x40, 32))
 	service, se := side(false, sequence(0x60, 32))
@@ -125,18 +124,18 @@ func newVectors(t *testing.T) (v vectors) {
 	back, _, _, err := service.split()
 	must(nil, err)
 	toService, toDevice := &noiseRecords{state: out, rekey: DefaultRekey}, &noiseRecords{state: back, rekey: DefaultRekey}
-	n.Confirm = x(must(toService.seal(nil, []byte{recordConfirm})))
-	n.Message = x(must(toService.seal(nil, append([]byte{recordLast}, "ask"...))))
+	n.Confirm = x(must(toService.seal(nil, recordConfirm, nil)))
+	n.Message = x(must(toService.seal(nil, recordLast, []byte("ask"))))
 	seven := bytes.Repeat([]byte{7}, chunk+1)
-	answer := must(toDevice.seal(nil, append([]byte{recordPart}, seven[:chunk]...)))
-	answer = must(toDevice.seal(answer, append([]byte{recordLast}, seven[chunk:]...)))
+	answer := must(toDevice.seal(nil, recordPart, seven[:chunk]))
+	answer = must(toDevice.seal(answer, recordLast, seven[chunk:]))
 	sum := sha256.Sum256(answer)
 	n.Answer = x(sum[:])
 	// The third record of the device, once as it is and once with a key replaced after the second.
-	n.End = x(must(toService.seal(nil, []byte{recordEnd})))
+	n.End = x(must(toService.seal(nil, recordEnd, nil)))
 	out.SetNonce(2)
 	out.Rekey()
-	n.Rekeyed = x(must(toService.seal(nil, append([]byte{recordLast}, "ask"...))))
+	n.Rekeyed = x(must(toService.seal(nil, recordLast, []byte("ask"))))
 
 	h = hello(SuiteTLS, channelKey)
 	exporter := sequence(0x80, exporterSize)

@@ -2,8 +2,11 @@ package channel
 
 import (
 	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/flynn/noise"
 )
@@ -30,7 +33,34 @@ type handshake interface {
 	split() (send, receive *noise.CipherState, binding []byte, err error)
 }
 
-var noiseSuite = noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSHA256)
+// ephemeral is X25519 of one handshake, with the pair of one side: made beforehand, since
+// the pre-shared key covers its public half and the library's own would be known too late.
+// The library never sees the private half.
+type ephemeral struct{ pair *ecdh.PrivateKey }
+
+func newEphemeral() (ephemeral, error) {
+	pair, err := ecdh.X25519().GenerateKey(rand.Reader)
+	return ephemeral{pair}, err
+}
+
+func (e ephemeral) public() []byte { return e.pair.PublicKey().Bytes() }
+
+// GenerateKeypair gives the pair that there is.
+func (e ephemeral) GenerateKeypair(io.Reader) (noise.DHKey, error) {
+	return noise.DHKey{Public: e.public()}, nil
+}
+
+// DH agrees with the peer. An agreement that gives zero is an error (RFC 7748 §6.1).
+func (e ephemeral) DH(_, peer []byte) ([]byte, error) {
+	public, err := ecdh.X25519().NewPublicKey(peer)
+	if err != nil {
+		return nil, err
+	}
+	return e.pair.ECDH(public)
+}
+
+func (ephemeral) DHLen() int     { return ephemeralSize }
+func (ephemeral) DHName() string { return noise.DH25519.DHName() }
 
 // flynn is a handshake of github.com/flynn/noise.
 type flynn struct {
@@ -43,12 +73,11 @@ type flynn struct {
 // errNoPSK: the library would read on with an empty one, which is no pre-shared key at all.
 var errNoPSK = errors.New("the pre-shared key isn't set")
 
-// newNoise begins a handshake. own is the ephemeral pair, made beforehand: the
-// pre-shared key covers it, and the library's own would be known too late.
-func newNoise(initiator bool, prologue []byte, own noise.DHKey) (*flynn, error) {
+// newNoise begins a handshake with an ephemeral pair.
+func newNoise(initiator bool, prologue []byte, own noise.DHFunc) (*flynn, error) {
 	s, err := noise.NewHandshakeState(noise.Config{
-		CipherSuite: noiseSuite, Pattern: noise.HandshakeNN, Initiator: initiator, Prologue: prologue,
-		PresharedKeyPlacement: 2, Random: bytes.NewReader(own.Private), // the one thing that it draws
+		CipherSuite: noise.NewCipherSuite(own, noise.CipherAESGCM, noise.HashSHA256), Pattern: noise.HandshakeNN, Initiator: initiator, Prologue: prologue,
+		PresharedKeyPlacement: 2, Random: bytes.NewReader(nil), // nothing is drawn
 	})
 	if err != nil {
 		return nil, err

@@ -9,20 +9,20 @@ import (
 // recordCipher makes frames of records in one direction, and records of frames in the
 // other. It serves one goroutine at a time.
 type recordCipher interface {
-	// seal appends a record's frame, length included.
-	seal(out, plain []byte) ([]byte, error)
-	// open gives a frame's record, in the frame's place.
-	open(body []byte) ([]byte, error)
+	// seal appends the frame of a record, length included.
+	seal(out []byte, kind byte, content []byte) ([]byte, error)
+	// open appends a frame's record: its type and its content.
+	open(out, body []byte) ([]byte, error)
 }
 
 // plainRecords are those inside TLS, which looks after everything.
 type plainRecords struct{}
 
-func (plainRecords) seal(out, plain []byte) ([]byte, error) {
-	return append(binary.BigEndian.AppendUint16(out, uint16(len(plain))), plain...), nil
+func (plainRecords) seal(out []byte, kind byte, content []byte) ([]byte, error) {
+	return append(append(binary.BigEndian.AppendUint16(out, uint16(1+len(content))), kind), content...), nil
 }
 
-func (plainRecords) open(body []byte) ([]byte, error) { return body, nil }
+func (plainRecords) open(out, body []byte) ([]byte, error) { return append(out, body...), nil }
 
 // noiseRecords are Noise transport messages. After every rekey of them the key is
 // replaced by a function of itself (Noise §11.3): what was sent before stays secret when
@@ -33,23 +33,25 @@ type noiseRecords struct {
 	n     uint64
 }
 
-func (c *noiseRecords) seal(out, plain []byte) ([]byte, error) {
-	out = binary.BigEndian.AppendUint16(out, uint16(len(plain)+tagSize))
-	out, err := c.state.Encrypt(out, nil, plain)
+func (c *noiseRecords) seal(out []byte, kind byte, content []byte) ([]byte, error) {
+	out = binary.BigEndian.AppendUint16(out, uint16(1+len(content)+tagSize))
+	at := len(out)
+	out = append(append(out, kind), content...)
+	out, err := c.state.Encrypt(out[:at], nil, out[at:]) // in place
 	c.step()
 	return out, err
 }
 
-func (c *noiseRecords) open(body []byte) ([]byte, error) {
+func (c *noiseRecords) open(out, body []byte) ([]byte, error) {
 	if len(body) < tagSize {
 		return nil, ErrTampered
 	}
-	plain, err := c.state.Decrypt(body[:0], nil, body)
+	out, err := c.state.Decrypt(out, nil, body)
 	if err != nil {
 		return nil, ErrTampered
 	}
 	c.step()
-	return plain, nil
+	return out, nil
 }
 
 func (c *noiseRecords) step() {

@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -72,14 +71,15 @@ func Server(ctx context.Context, conn net.Conn, c ServiceConfig) (*Conn, error) 
 func (c ServiceConfig) take(ctx context.Context, conn net.Conn) (*Conn, error) {
 	source := sourceOf(conn)
 	over := c.Limiter.source(source)
-	r := bufio.NewReaderSize(conn, readAhead)
-	first, err := r.Peek(1)
-	switch {
-	case err != nil:
+	r := newStream(conn)
+	if err := r.need(1); err != nil {
 		return nil, err
-	case first[0] == tlsRecord && over != nil:
+	}
+	first := r.buffer()[0]
+	switch {
+	case first == tlsRecord && over != nil:
 		return nil, over // no TLS handshake for a flood, and nothing to say it in
-	case first[0] == tlsRecord:
+	case first == tlsRecord:
 		return c.tls(ctx, conn, r, source)
 	case over != nil:
 		return nil, c.later(conn, over)
@@ -94,7 +94,7 @@ func (c ServiceConfig) later(w io.Writer, err error) error {
 }
 
 // noise is SuiteNoise.
-func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *bufio.Reader, source netip.Addr) (*Conn, error) {
+func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *stream, source netip.Addr) (*Conn, error) {
 	raw, h, err := readHello(r)
 	if err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *bufio.Reader
 	if h.Suite != SuiteNoise {
 		return nil, fmt.Errorf("%w: suite %s outside TLS", ErrForm, h.Suite)
 	}
-	first, err := readFrame(r, nil, 1+ephemeralSize+tagSize)
+	first, err := r.take(1 + ephemeralSize + tagSize)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +113,12 @@ func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *bufio.Reader
 	if err := c.Limiter.identity(h.Identity); err != nil {
 		return nil, c.later(conn, err)
 	}
-	own, err := noiseSuite.GenerateKeypair(rand.Reader)
+	own, err := newEphemeral()
 	if err != nil {
 		return nil, err
 	}
 	theirs := first[:ephemeralSize]
-	if bytes.Equal(theirs, own.Public) {
+	if bytes.Equal(theirs, own.public()) {
 		return nil, ErrReflected
 	}
 	hs, err := newNoise(false, raw, own)
@@ -128,7 +128,7 @@ func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *bufio.Reader
 	if _, err := hs.read(first); err != nil {
 		return nil, fmt.Errorf("%w: the first message doesn't open", ErrForm)
 	}
-	psk, refused := c.psk(ctx, h, source, pskMessage(raw, theirs, own.Public))
+	psk, refused := c.psk(ctx, h, source, pskMessage(raw, theirs, own.public()))
 	if _, ok := busy(refused); ok {
 		return nil, c.later(conn, refused)
 	}
@@ -136,7 +136,7 @@ func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *bufio.Reader
 	if err := hs.preshare(psk); err != nil {
 		return nil, err
 	}
-	out := &Conn{conn: conn, reader: r, hello: h, greeted: newGreeting(c.Now())}
+	out := &Conn{conn: conn, stream: r, hello: h, greeted: newGreeting(c.Now())}
 	second, err := hs.write(out.greeted.encode())
 	if err != nil {
 		return nil, err
@@ -179,18 +179,18 @@ func (c ServiceConfig) psk(ctx context.Context, h Hello, source netip.Addr, msg 
 
 // confirmed reads the device's first frame: it shows that the device has the key.
 func (c *Conn) confirmed() error {
-	body, err := readFrame(c.reader, nil, 1+tagSize)
+	body, err := c.stream.take(1 + tagSize)
 	if err != nil {
 		return fmt.Errorf("%w: the device didn't confirm: %w", ErrRefused, err)
 	}
-	if plain, err := c.in.open(body); err != nil || len(plain) != 1 || plain[0] != recordConfirm {
+	if plain, err := c.in.open(nil, body); err != nil || len(plain) != 1 || plain[0] != recordConfirm {
 		return fmt.Errorf("%w: the device's confirmation doesn't open", ErrRefused)
 	}
 	return nil
 }
 
-func readHello(r io.Reader) ([]byte, Hello, error) {
-	b, err := readFrame(r, nil, 1+MaxHello)
+func readHello(r *stream) ([]byte, Hello, error) {
+	b, err := r.take(1 + MaxHello)
 	if err != nil {
 		return nil, Hello{}, err
 	}

@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"bufio"
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
@@ -100,8 +99,8 @@ func (c DeviceConfig) tls(ctx context.Context, conn net.Conn, hello []byte) (*Co
 			return nil, err
 		}
 	}
-	out := &Conn{conn: inside, reader: bufio.NewReaderSize(inside, readAhead), in: plainRecords{}, out: plainRecords{}, binding: exporter}
-	b, err := answer(out.reader)
+	out := &Conn{conn: inside, stream: newStream(inside), in: plainRecords{}, out: plainRecords{}, binding: exporter}
+	b, err := answer(out.stream)
 	if alert := (*net.OpError)(nil); errors.As(err, &alert) && alert.Op == "remote error" {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err) // the service's TLS didn't take the certificate
 	}
@@ -123,7 +122,7 @@ func (c DeviceConfig) tls(ctx context.Context, conn net.Conn, hello []byte) (*Co
 }
 
 // tls is SuiteTLS and SuiteCertificate.
-func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *bufio.Reader, source netip.Addr) (*Conn, error) {
+func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *stream, source netip.Addr) (*Conn, error) {
 	if c.TLS == nil {
 		return nil, fmt.Errorf("%w: TLS, which the service doesn't have", ErrForm)
 	}
@@ -139,8 +138,8 @@ func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *bufio.Reader, 
 	if err != nil {
 		return nil, err
 	}
-	out := &Conn{conn: inside, reader: bufio.NewReaderSize(inside, readAhead), in: plainRecords{}, out: plainRecords{}, binding: exporter, greeted: newGreeting(c.Now())}
-	raw, h, err := readHello(out.reader)
+	out := &Conn{conn: inside, stream: newStream(inside), in: plainRecords{}, out: plainRecords{}, binding: exporter, greeted: newGreeting(c.Now())}
+	raw, h, err := readHello(out.stream)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +167,7 @@ func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *bufio.Reader, 
 
 // prove checks the device's proof in the HSM and gives the service's.
 func (c ServiceConfig) prove(ctx context.Context, conn *Conn, raw, exporter []byte, source netip.Addr) (_ []byte, err error) {
-	b, err := readFrame(conn.reader, nil, 1+macSize)
+	b, err := conn.stream.take(1 + macSize)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +209,7 @@ func (c ServiceConfig) certified(ctx context.Context, h Hello, s tls.ConnectionS
 // peeked is a connection of which the first bytes were looked at.
 type peeked struct {
 	net.Conn
-	r *bufio.Reader
+	r *stream
 }
 
 func (p peeked) Read(b []byte) (int, error) { return p.r.Read(b) }

@@ -118,8 +118,10 @@ func throughChannel(ctx context.Context, n int) (perSecond float64, err error) {
 		return nil
 	})
 	group.Go(func() error {
+		var message []byte
 		for range n {
-			if _, err := service.Receive(ctx); err != nil {
+			var err error
+			if message, err = service.ReceiveInto(ctx, message); err != nil {
 				return err
 			}
 		}
