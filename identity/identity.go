@@ -114,3 +114,11 @@ func FromURN(urn string) (Identity, error) {
 	}
 	return nil, fmt.Errorf("identity URN %q: the name space is not known", urn)
 }
+
+// ParseText reads what a person types: a URN, or an IMEI with or without its check digit.
+func ParseText(text string) (Identity, error) {
+	if strings.HasPrefix(text, "urn:") {
+		return FromURN(text)
+	}
+	return Parse(TypeIMEI, text)
+}

@@ -139,3 +139,18 @@ func TestChipIDHides(t *testing.T) {
 		}
 	}
 }
+
+func TestParseText(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"00440245000001", "004402450000017", "urn:gsma:imei:00440245-000001-0"} {
+		id, err := identity.ParseText(text)
+		if err != nil || id.URN() != "urn:gsma:imei:00440245-000001-0" {
+			t.Errorf("%q: %v, %v", text, id, err)
+		}
+	}
+	for _, text := range []string{"", "0044024500000", "004402450000018", "urn:", "urn:gsma:imei:00440245-000001-7", "URN:gsma:imei:00440245-000001-0"} {
+		if id, err := identity.ParseText(text); err == nil {
+			t.Errorf("%q is %v", text, id)
+		}
+	}
+}

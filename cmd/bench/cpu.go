@@ -173,6 +173,7 @@ type rawCmd struct {
 type rawResult struct {
 	CPU   float64           `json:"cpu_ms"` // of this process, for each device
 	Calls map[string]uint64 `json:"calls"`  // size queries included
+	Grown int64             `json:"grown"`  // bytes of resident memory that it has more at the end than after rawWarmUp
 }
 
 // rawWarmUp devices come before the clock is looked at.
@@ -203,6 +204,10 @@ func (c *rawCmd) Run(_ context.Context, io console.IO) (err error) {
 		}
 	}
 	clear(loop.Calls())
+	held, err := resident(os.Getpid())
+	if err != nil {
+		return err
+	}
 	before := ownCPU()
 	due := 0.0
 	for range c.Devices {
@@ -216,5 +221,9 @@ func (c *rawCmd) Run(_ context.Context, io console.IO) (err error) {
 		}
 	}
 	used := ownCPU() - before
-	return json.NewEncoder(io.Out).Encode(rawResult{CPU: float64(used) / float64(time.Millisecond) / float64(c.Devices), Calls: loop.Calls()})
+	holds, err := resident(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(io.Out).Encode(rawResult{CPU: float64(used) / float64(time.Millisecond) / float64(c.Devices), Calls: loop.Calls(), Grown: int64(holds-held) << 10})
 }

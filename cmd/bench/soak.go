@@ -16,6 +16,9 @@ const (
 	soakDevices = 50_000
 	soakFirst   = 1000
 	soakHands   = 16
+	// soakFirstHands take the first devices: enough that connections and sessions are as many as the SPP may have, so
+	// that more of them at the end are a leak.
+	soakFirstHands = 64
 )
 
 // held is what an SPP holds that should not grow.
@@ -25,7 +28,8 @@ type held struct {
 }
 
 // soak runs one SPP for a long time. Sessions and session objects are counted in its process, by the shim; connections
-// are among its descriptors.
+// are among its descriptors. What the module itself never gives back is told from what the SPP holds by a control: a
+// process that makes the same devices' PKCS#11 calls raw and keeps nothing.
 func soak(ctx context.Context, e *bench.Env) (rows []bench.Result, err error) {
 	first := e.Size(soakFirst, 50)
 	all := max(e.Size(soakDevices, 100), 2*first)
@@ -38,14 +42,14 @@ func soak(ctx context.Context, e *bench.Env) (rows []bench.Result, err error) {
 		defer c.close()
 		bar := e.Bar(all, "devices")
 		defer bar.Done()
-		work := func(n int) error {
+		work := func(n, hands int) error {
 			for n > 0 {
 				batch := min(n, listSize)
 				units, err := f.units(ctx, batch)
 				if err != nil {
 					return err
 				}
-				if _, err := c.ship(ctx, units, soakHands, bar); err != nil {
+				if _, err := c.ship(ctx, units, hands, bar); err != nil {
 					return err
 				}
 				if _, err := c.calls.take(); err != nil { // they aren't asked for, and would pile up
@@ -55,21 +59,30 @@ func soak(ctx context.Context, e *bench.Env) (rows []bench.Result, err error) {
 			}
 			return nil
 		}
-		if err := work(first); err != nil {
+		if err := work(first, soakFirstHands); err != nil {
 			return err
 		}
 		before, err := f.held(ctx, spp)
 		if err != nil {
 			return err
 		}
-		if err := work(all - first); err != nil {
+		if err := work(all-first, soakHands); err != nil {
 			return err
 		}
 		after, err := f.held(ctx, spp)
 		if err != nil {
 			return err
 		}
-		rows = grown(before, after, all, first)
+		e.Say("soak: the same PKCS#11 calls raw")
+		token, err := f.copyToken(spp, "raw")
+		if err != nil {
+			return err
+		}
+		module, err := f.raw(ctx, token, rawCmd{Devices: all - first})
+		if err != nil {
+			return err
+		}
+		rows = grown(before, after, float64(module.Grown), all, first)
 		return nil
 	})
 	return rows, err
@@ -121,23 +134,26 @@ func (f *factory) held(ctx context.Context, spp string) (held, error) {
 const censusPause = 50 * time.Millisecond
 
 // grown compares what is held at the end with what was held at first.
-func grown(before, after held, all, first int) []bench.Result {
+func grown(before, after held, module float64, all, first int) []bench.Result {
 	bound := fmt.Sprintf("the same process after %d devices", first)
+	own := bound + ", less what the module keeps of such calls made raw"
 	var rows []bench.Result
 	for _, r := range []struct {
 		name, unit    string
 		before, after float64
+		bound         string
 	}{
-		{"soak-goroutines", "goroutines", before.goroutines, after.goroutines},
-		{"soak-sessions", "sessions", float64(before.sessions), float64(after.sessions)},
-		{"soak-objects", "session objects", float64(before.objects), float64(after.objects)},
-		{"soak-connections", "descriptors", before.descriptors, after.descriptors},
-		{"soak-memory", "MB resident", before.resident / 1e6, after.resident / 1e6},
+		{"soak-goroutines", "goroutines", before.goroutines, after.goroutines, bound},
+		{"soak-sessions", "sessions", float64(before.sessions), float64(after.sessions), bound},
+		{"soak-objects", "session objects", float64(before.objects), float64(after.objects), bound},
+		{"soak-connections", "descriptors", before.descriptors, after.descriptors, bound},
+		{"soak-memory", "MB resident", before.resident / 1e6, after.resident / 1e6, bound},
+		{"soak-memory-own", "MB resident", before.resident / 1e6, (after.resident - module) / 1e6, own},
 	} {
 		// None is as good as one, which a ratio can be of.
 		c := bench.Medians([]bench.Round{{Value: max(r.after, 1), BoundValue: new(max(r.before, 1))}})
-		rows = append(rows, bench.Compared(r.name, r.unit, bound, c).AtMost(1.1, 1.0).Note("devices", all).
-			Note("device_keys_cached", after.deviceKeys).Note("threads", []float64{before.threads, after.threads}))
+		rows = append(rows, bench.Compared(r.name, r.unit, r.bound, c).AtMost(1.1, 1.0).Note("devices", all).
+			Note("device_keys_cached", after.deviceKeys).Note("threads", []float64{before.threads, after.threads}).Note("module_mb", module/1e6))
 	}
 	return rows
 }

@@ -126,7 +126,7 @@ func (s source) published(ctx context.Context, realm identity.Realm, roots *devi
 		}
 		p, _, err = client.Certificates(ctx, record)
 	} else {
-		if whose, err = parseIdentity(s.Identity); err != nil {
+		if whose, err = identity.ParseText(s.Identity); err != nil {
 			return none, nil, console.Usagef("%w", err)
 		}
 		p, record, err = client.Directory(ctx, whose)
@@ -143,14 +143,6 @@ func (s source) published(ctx context.Context, realm identity.Realm, roots *devi
 			"only the registry says so: if that is enough, write with --record %s", record)
 	}
 	return c, &record, err
-}
-
-// parseIdentity reads a URN, or an IMEI with or without its check digit.
-func parseIdentity(text string) (identity.Identity, error) {
-	if strings.HasPrefix(text, "urn:") {
-		return identity.FromURN(text)
-	}
-	return identity.Parse(identity.TypeIMEI, text)
 }
 
 // choose takes the one certificate for key agreement among those of a record.
@@ -185,7 +177,7 @@ func choose(all [][]byte, roots *devicecert.Roots, record identity.RecordID) (de
 		keys = append(keys, message.KeyIDOf(c.Public).String())
 	}
 	return devicecert.Certificate{}, console.Hint(fmt.Errorf("record %s has %d keys for key agreement: %s", record.Short(), len(found), strings.Join(keys, ", ")),
-		"take the right one out (registry get --json) and name it with --certificate")
+		"take the right one out (registry certificates, or registry get with the chip ID) and name it with --certificate")
 }
 
 // hinted adds the next step to an error of devicecert.

@@ -164,7 +164,7 @@ func (c *getCmd) open(ctx context.Context, io console.IO) error {
 	}
 	if c.Backup != "" {
 		if err := create(c.Backup.String(), r.Backup); err != nil {
-			return err
+			return fmt.Errorf("write backup: %w", err)
 		}
 		out.BackupFile = c.Backup.String()
 	}
@@ -192,13 +192,10 @@ func readChipID(path string) (identity.ChipID, error) {
 func create(path string, content []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return fmt.Errorf("write backup: %w", err)
+		return err
 	}
 	if _, err := f.Write(content); err != nil {
-		return errors.Join(fmt.Errorf("write backup: %w", err), f.Close())
+		return errors.Join(err, f.Close())
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("write backup: %w", err)
-	}
-	return nil
+	return f.Close()
 }

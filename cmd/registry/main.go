@@ -27,10 +27,11 @@ backup      600 bytes
 X.509       0 certificates`
 
 type program struct {
-	Serve   serveCmd   `cmd:"" help:"Serve lookups over HTTP."`
-	Get     getCmd     `cmd:"" help:"Look a record up; open and check it where the chip ID is given."`
-	Migrate migrateCmd `cmd:"" help:"Set up the registry's database, or bring it to this version, and set its roles' rights."`
-	Config  configCmd  `cmd:"" help:"Print every key of a configuration and its default."`
+	Serve        serveCmd        `cmd:"" help:"Serve lookups over HTTP."`
+	Get          getCmd          `cmd:"" help:"Look a record up; open and check it where the chip ID is given."`
+	Certificates certificatesCmd `cmd:"" help:"Find the certificates that a device's product line publishes, by record id or identity, and check them."`
+	Migrate      migrateCmd      `cmd:"" help:"Set up the registry's database, or bring it to this version, and set its roles' rights."`
+	Config       configCmd       `cmd:"" help:"Print every key of a configuration and its default."`
 }
 
 type configCmd struct {

@@ -21,6 +21,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/registry/registrytest"
 	"github.com/devicekeys/devicekeys/registry/store/storetest"
@@ -31,6 +34,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"registry": m
 const serveText = `
 listen: 127.0.0.1:%d
 metrics_listen: 127.0.0.1:%d
+directory: true
 database:
   dsn: %s
   password_file: %s
@@ -62,6 +66,8 @@ func TestScript(t *testing.T) {
 				registrytest.Entry(t, 2, 1), registrytest.End(t, 2, 1, registry.Scrap, rom),
 				registrytest.Entry(t, 3, 1), registrytest.End(t, 3, 1, registry.Scrap, registrytest.NewSigner(t, "stranger")),
 			)
+			ca, strangersCA := deviceCA(t), deviceCA(t)
+			d.Append(registrytest.Entry(t, 5, 1), ca.publish(t, 5, 5), registrytest.Entry(t, 6, 1), ca.publish(t, 6, 5))
 			testscript.Run(t, testscript.Params{
 				Files:               []string{script},
 				RequireExplicitExec: true,
@@ -76,10 +82,11 @@ func TestScript(t *testing.T) {
 						"migrate.yaml":  fmt.Sprintf(migrateText, strconv.Quote(owner.DSN), strconv.Quote(owner.PasswordFile)),
 						"rom-key.pem":   string(rom.Public().PEM()),
 						"other-key.pem": string(registrytest.NewSigner(t, "stranger").Public().PEM()),
-						"cert.pem":      "", "key.pem": "",
+						"ca.pem":        ca.pem(), "other-ca.pem": strangersCA.pem(),
+						"cert.pem": "", "key.pem": "",
 					}
 					files["cert.pem"], files["key.pem"] = selfSigned(t)
-					for i := 1; i <= 4; i++ {
+					for i := 1; i <= 6; i++ {
 						files[fmt.Sprintf("chip-%d", i)] = hex.EncodeToString(registrytest.Chip(t, i).Bytes()) + "\n"
 						env.Setenv(fmt.Sprintf("RECORD%d", i), registrytest.Chip(t, i).RecordID().String())
 						env.Setenv(fmt.Sprintf("SHORT%d", i), registrytest.Chip(t, i).RecordID().Short())
@@ -146,4 +153,58 @@ func selfSigned(t *testing.T) (certificate, key string) {
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+}
+
+// authority is a device CA in memory.
+type authority struct {
+	*devicecert.Authority
+	certificate *x509.Certificate
+}
+
+func deviceCA(t *testing.T) authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := devicecert.SelfSigned(identity.Development, "Devicekeys", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := devicecert.New(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authority{a, certificate}
+}
+
+func (a authority) pem() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}))
+}
+
+// publish gives a certificates entry of a chip with one certificate that names a chip's record, and one made in advance.
+func (a authority) publish(t *testing.T, n, names int) registry.Entry {
+	t.Helper()
+	id, err := identity.Parse(identity.TypeIMEI, fmt.Sprintf("%014d", n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := registrytest.Chip(t, names).RecordID()
+	p := registry.PublicCertificates{Identity: id.URN()}
+	for _, r := range []devicecert.Request{
+		{Algorithm: keypackage.ECDH, Record: &record, Identity: id},
+		{Algorithm: keypackage.ES256},
+	} {
+		r.Realm, r.ProductLine, r.Public = identity.Development, "phone", registrytest.NewSigner(t, r.Algorithm.String()).Public()
+		der, err := a.Certify(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.X509 = append(p.X509, der)
+	}
+	b, err := p.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return registry.Entry{Realm: identity.Development, Type: registry.Certificates, Record: registrytest.Chip(t, n).RecordID(), Generation: 1, Sealed: b}
 }
