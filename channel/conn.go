@@ -127,8 +127,8 @@ func (c *Conn) unsent(err error) error {
 func (c *Conn) Receive(ctx context.Context) ([]byte, error) { return c.ReceiveInto(ctx, nil) }
 
 // ReceiveInto is Receive for one who has room for the message, which it overwrites and
-// whose place the message takes as far as it is large enough. The peer can't have more
-// memory taken than what it sends.
+// whose place the message takes as far as it is large enough. Memory is taken in
+// proportion to what has come, never to what the peer says.
 func (c *Conn) ReceiveInto(ctx context.Context, room []byte) ([]byte, error) {
 	c.receiving.Lock()
 	defer c.receiving.Unlock()
