@@ -266,3 +266,37 @@ func TestAnyMessages(t *testing.T) {
 		b.Close()
 	})
 }
+
+// TestReceiveInto: a message comes whole into whatever room the reader has, or beside it; a room that was large enough
+// is used.
+func TestReceiveInto(t *testing.T) {
+	t.Parallel()
+	const chunk = 16 << 10
+	for suite, make2 := range suites(t) {
+		t.Run(suite.String(), func(t *testing.T) {
+			t.Parallel()
+			d, s, _ := make2()
+			device, service := opened(t, d, s)
+			rapid.Check(t, func(t *rapid.T) {
+				size := rapid.OneOf(rapid.IntRange(0, 3), rapid.SampledFrom([]int{chunk - 1, chunk, chunk + 1, 3 * chunk, 5*chunk + 7})).Draw(t, "size")
+				message := make([]byte, size)
+				for i := range message {
+					message[i] = byte(i*7 + i>>8)
+				}
+				room := bytes.Repeat([]byte{0xee}, rapid.SampledFrom([]int{0, 1, 17, chunk, 2 * chunk, 8 * chunk}).Draw(t, "room"))
+				sent := make(chan error, 1)
+				go func() { sent <- device.Send(context.Background(), message) }()
+				got, err := service.ReceiveInto(context.Background(), room)
+				if err != nil || !bytes.Equal(got, message) {
+					t.Fatalf("%d bytes of %d: %v", len(got), size, err)
+				}
+				if err := <-sent; err != nil {
+					t.Fatal(err)
+				}
+				if size > 0 && len(room) == 8*chunk && &got[0] != &room[0] {
+					t.Fatal("a room that was large enough was not used")
+				}
+			})
+		})
+	}
+}
