@@ -260,8 +260,8 @@ func TestAlerts(t *testing.T) {
 		"the HSM is slow for a moment":    {[]input{{`devicekeys_hsm_breaker_open`, "0x54 1x0 0x5"}}, ""},
 		"the clocks are apart":            {[]input{{`devicekeys_clock_skew_seconds`, "0x20 45x39"}}, "DevicekeysClockSkew"},
 		"the clocks jump and come back":   {[]input{{`devicekeys_clock_skew_seconds`, "0x53 45x1 0x5"}}, ""},
-		"the service has no records":     {[]input{{`devicekeys_service_records_away`, "0x20 1x39"}}, "DevicekeysServiceRecordsAway"},
-		"the records blink":              {[]input{{`devicekeys_service_records_away`, "0x54 1x0 0x5"}}, ""},
+		"the service has no records":      {[]input{{`devicekeys_service_records_away`, "0x20 1x39"}}, "DevicekeysServiceRecordsAway"},
+		"the records blink":               {[]input{{`devicekeys_service_records_away`, "0x54 1x0 0x5"}}, ""},
 		"devices have another key": {[]input{
 			{`devicekeys_service_handshakes_total{suite="noise",outcome="ok"}`, "0+50x60"},
 			{`devicekeys_service_handshakes_total{suite="noise",outcome="proof"}`, "0+50x60"},
@@ -272,7 +272,7 @@ func TestAlerts(t *testing.T) {
 			{`devicekeys_service_handshakes_total{suite="noise",outcome="unknown"}`, "0+90x60"},
 		}, ""},
 		"the service is full": {[]input{{`devicekeys_service_connections_refused_total`, "0+5x60"}}, "DevicekeysServiceFull"},
-		"an entry is refused":             {[]input{{`devicekeys_outbox_set_aside`, "1x60"}}, "DevicekeysSetAside"},
+		"an entry is refused": {[]input{{`devicekeys_outbox_set_aside`, "1x60"}}, "DevicekeysSetAside"},
 		"the registry fails": {[]input{
 			{`devicekeys_http_requests_total{route="/records/{record}",code="200"}`, "0+95x60"},
 			{`devicekeys_http_requests_total{route="/records/{record}",code="503"}`, "0+5x60"},

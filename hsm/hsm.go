@@ -50,7 +50,7 @@
 //
 // # What a key may do
 //
-// spec.go has one table: each [Kind] of key with its attributes and a reason beside
+// templates.go has one table: each [Kind] of key with its attributes and a reason beside
 // each. CKA_ALLOWED_MECHANISMS stands on every key, because it is the guard that
 // neither C_CopyObject nor C_SetAttributeValue can lift. The attributes of keys that
 // last are read back and compared, at [Token.Generate] and at every [Token.Find].
