@@ -63,5 +63,14 @@ func Open(path string) (*Image, error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > size {
 		return nil, errors.Join(fmt.Errorf("open flash image %q: %w", path, ErrImage), err, f.Close())
 	}
-	return On(f)
+	return On(locked{f})
+}
+
+// locked is an image's file with this process's lock on it.
+type locked struct{ *os.File }
+
+// Close ends the lock before the file: closing alone would leave it to a child that this
+// process is just starting, until that has its program.
+func (l locked) Close() error {
+	return errors.Join(unix.Flock(int(l.Fd()), unix.LOCK_UN), l.File.Close())
 }
