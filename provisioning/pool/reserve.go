@@ -44,8 +44,13 @@ func (s *Store) Reserve(ctx context.Context, line string, within []Range, keys [
 	if record == (identity.RecordID{}) || g == 0 {
 		return fail(errors.New("record id or generation is missing"))
 	}
-	a := reservation{line: line, keys: keys, record: record, g: g}
+	a := reservation{line: line, within: within, keys: keys, record: record, g: g}
 	a.from, a.to = bounds(within)
+	return s.reserved.Do(ctx, a, func(ctx context.Context) (Reservation, error) { return s.reserveAlone(ctx, a, fail) })
+}
+
+// reserveAlone takes an identity for one device.
+func (s *Store) reserveAlone(ctx context.Context, a reservation, fail func(error) (Reservation, error)) (Reservation, error) {
 	query := a.query(true)
 	for try := 1; ; try++ {
 		r, err := s.reserve(ctx, query, a)
@@ -83,9 +88,10 @@ func bounds(within []Range) (from, to any) {
 	return pq.Array(f), pq.Array(t)
 }
 
-// reservation is what a reservation is made of; from and to are the ranges.
+// reservation is what a reservation is made of; from and to are the ranges, as arrays.
 type reservation struct {
 	line     string
+	within   []Range
 	from, to any
 	keys     []string
 	record   identity.RecordID
@@ -217,7 +223,7 @@ select (select count(*) from gone), (select count(*) from waiting where type = $
 func (s *Store) UseAll(ctx context.Context, ids []identity.Identity) error {
 	const query = `
 with named as (
-	select w.type, w.value from unnest($1::smallint[], $2::text[]) n(type, value)
+	select w.type, w.value from unnest((select $1::smallint[]), (select $2::text[])) n(type, value)
 	join waiting w on w.type = n.type and w.value = n.value and w.reserved is not null
 	order by w.type, w.value for update of w
 ), gone as (

@@ -76,10 +76,15 @@ func Migrate(ctx context.Context, db *sql.DB) error {
 type Store struct {
 	db       *sql.DB
 	prepared *database.Statements
+	reserved *database.Group[reservation, Reservation]
 }
 
 // New gives the store in the database pool.
-func New(db *sql.DB) *Store { return &Store{db: db, prepared: database.NewStatements(db)} }
+func New(db *sql.DB) *Store {
+	s := &Store{db: db, prepared: database.NewStatements(db)}
+	s.reserved = database.NewGroup(s.reserveTogether)
+	return s
+}
 
 // Now gives the time by the database's clock, by which reservations are dated.
 func (s *Store) Now(ctx context.Context) (time.Time, error) {

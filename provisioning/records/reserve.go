@@ -51,6 +51,21 @@ func (s *Store) Reserve(ctx context.Context, d Device, e audit.Event) error {
 	if err != nil {
 		return fail(err)
 	}
+	_, err = s.groups.reserve.Do(ctx, reservation{d, secrets, body}, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.reserve(ctx, reservation{d, secrets, body}, fail)
+	})
+	return err
+}
+
+// reservation is what a Reserve writes.
+type reservation struct {
+	Device
+	secrets []byte // sealed, encoded
+	event   []byte // the audit entry's body
+}
+
+// reserve makes one row.
+func (s *Store) reserve(ctx context.Context, d reservation, fail func(error) error) error {
 	// One statement, so one round trip and one transaction. The audit entry is
 	// appended as the device row is made, and the head's lock lasts until the
 	// statement's commit. The chip is looked at after the device's rows, which it
@@ -80,7 +95,7 @@ insert into device (record_id, generation, chip_id, identity_type, identity_valu
 	suite, issued_at, kdf, master_version, secrets, licence)
 select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $11, $12, $13, $14, audit_append($15) from use`
 	n, err := s.prepared.Exec(ctx, query, d.Record[:], int64(d.Generation), d.ChipID.Bytes(), int64(d.Identity.Type()), d.Identity.Value(), d.Batch,
-		int64(d.Realm), d.Line, d.Station, int64(d.Suite), int64(d.IssuedAt), int64(d.KDF), int64(d.Master), secrets, body)
+		int64(d.Realm), d.Line, d.Station, int64(d.Suite), int64(d.IssuedAt), int64(d.KDF), int64(d.Master), d.secrets, d.event)
 	if err == nil && n == 1 {
 		return nil
 	}
@@ -88,7 +103,7 @@ select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $11, $12, $13, $14, 
 	if err != nil && !taken {
 		return fail(err)
 	}
-	return s.refusal(ctx, d, constraint, fail)
+	return s.refusal(ctx, d.Device, constraint, fail)
 }
 
 // refusal says why no row was made, or nil where the same call made it before.

@@ -51,18 +51,25 @@ func (s *Store) Revoke(ctx context.Context, station string, o Order) (Revocation
 const revocationQuery = `select station, at, operator, reason from revocation`
 
 // Revoked gives a station's newest revocation. It matches ErrNotFound. It is
-// asked with every call of a station: one look-up by the primary key.
+// asked with every call of a station: one look-up by the primary key, for all that ask
+// in one moment. It begins after the call, so a revocation that was committed before is seen.
 func (s *Store) Revoked(ctx context.Context, station string) (Revocation, error) {
 	const query = revocationQuery + ` where station = $1 order by at desc limit 1`
-	var r Revocation
-	err := s.prepared.Row(ctx, query, []any{station}, &r.Station, &r.At, &r.Operator, &r.Reason)
-	if errors.Is(err, sql.ErrNoRows) {
+	r, err := s.groups.revoked.Do(ctx, station, func(ctx context.Context) (r revoked, err error) {
+		err = s.prepared.Row(ctx, query, []any{station}, &r.Station, &r.At, &r.Operator, &r.Reason)
+		if errors.Is(err, sql.ErrNoRows) {
+			return r, nil
+		}
+		r.found = err == nil
+		return r, err
+	})
+	if err == nil && !r.found {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return Revocation{}, fmt.Errorf("look for a revocation of station %q: %w", station, err)
 	}
-	return r, nil
+	return r.Revocation, nil
 }
 
 // Revocations gives all revocations, by station, oldest first.

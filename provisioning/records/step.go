@@ -56,7 +56,10 @@ func (s *Store) Packaged(ctx context.Context, d Device) error {
 			bytes.Equal(have.Manifest, d.Manifest) && bytes.Equal(have.Claims, d.Claims) &&
 			bytes.Equal(have.Certificate, d.Certificate) && bytes.Equal(have.Package, d.Package)
 	}
-	_, err = s.step(ctx, "keep package", d.Record, d.Generation, same, query, d.Hello, d.Point, d.Manifest, d.Claims, d.Certificate, d.Package, certificates)
+	_, err = s.groups.packaged.Do(ctx, d, func(ctx context.Context) (struct{}, error) {
+		_, err := s.step(ctx, "keep package", d.Record, d.Generation, same, query, d.Hello, d.Point, d.Manifest, d.Claims, d.Certificate, d.Package, certificates)
+		return struct{}{}, err
+	})
 	return err
 }
 
@@ -75,11 +78,14 @@ func (s *Store) Confirmed(ctx context.Context, record identity.RecordID, g ident
 	same := func(have Device) bool {
 		return (have.State == Confirmed || have.State == Restored || have.State.Ever()) && bytes.Equal(have.Backup, backup)
 	}
-	before, err := s.step(ctx, "keep backup", record, g, same, query, backup, confirm, challenge[:], point)
-	if before != nil {
-		challenge = before.Challenge
-	}
-	return challenge, err
+	first := confirmation{generationID{record, g}, point, backup, confirm, challenge}
+	return s.groups.confirmed.Do(ctx, first, func(ctx context.Context) ([32]byte, error) {
+		before, err := s.step(ctx, "keep backup", record, g, same, query, backup, confirm, challenge[:], point)
+		if before != nil {
+			return before.Challenge, err
+		}
+		return challenge, err
+	})
 }
 
 // Restored keeps the device's proof that it was restored, and the registry entry
@@ -102,12 +108,14 @@ func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identi
 	same := func(have Device) bool {
 		return (have.State == Restored || have.State.Ever()) && bytes.Equal(have.Proof, proof)
 	}
-	var err error
-	if len(certificates) == 0 {
-		_, err = s.step(ctx, "keep restore proof", record, g, same, query, proof, entry)
-	} else {
-		_, err = s.step(ctx, "keep restore proof", record, g, same, notice+query, proof, entry, certificates)
+	if len(certificates) != 0 {
+		_, err := s.step(ctx, "keep restore proof", record, g, same, notice+query, proof, entry, certificates)
+		return err
 	}
+	_, err := s.groups.restored.Do(ctx, restoration{generationID{record, g}, proof, entry}, func(ctx context.Context) (struct{}, error) {
+		_, err := s.step(ctx, "keep restore proof", record, g, same, query, proof, entry)
+		return struct{}{}, err
+	})
 	return err
 }
 
@@ -166,7 +174,7 @@ type Publication struct {
 func (s *Store) PublishedAll(ctx context.Context, all []Publication) (taken []bool, err error) {
 	const query = `
 with target as (
-	select d.record_id, p.sequence from unnest($1::bytea[], $2::bigint[]) p(record_id, sequence)
+	select d.record_id, p.sequence from unnest((select $1::bytea[]), (select $2::bigint[])) p(record_id, sequence)
 	join device d on d.record_id = p.record_id and d.generation = 1 and d.state = 'restored'
 	order by d.record_id for update of d
 )
@@ -204,6 +212,9 @@ returning d.record_id`
 func (s *Store) Shipped(ctx context.Context, record identity.RecordID, g identity.Generation) error {
 	const query = `update device set state = 'shipped', changed = clock_timestamp()
 		where record_id = $1 and generation = $2 and state = 'published'`
-	_, err := s.step(ctx, "note shipment", record, g, func(have Device) bool { return have.State == Shipped }, query)
+	_, err := s.groups.shipped.Do(ctx, generationID{record, g}, func(ctx context.Context) (struct{}, error) {
+		_, err := s.step(ctx, "note shipment", record, g, func(have Device) bool { return have.State == Shipped }, query)
+		return struct{}{}, err
+	})
 	return err
 }

@@ -41,6 +41,10 @@
 // prevents it. Unique indexes hold what no lock can, that a chip has one identity,
 // bound to it or planned for it, and an identity one chip.
 //
+// What one SPP's devices do in the same moment shares a statement where it can
+// (stepgroup.go): many devices cost few commits, and the head of the audit log is locked
+// once for all that are reserved together.
+//
 // # Between databases
 //
 // The identity pool is another database. Order: pool.Reserve, then
@@ -114,10 +118,15 @@ func Migrate(ctx context.Context, db *sql.DB) error {
 type Store struct {
 	db       *sql.DB
 	prepared *database.Statements
+	groups   groups
 }
 
 // New gives the store in the database records.
-func New(db *sql.DB) *Store { return &Store{db: db, prepared: database.NewStatements(db)} }
+func New(db *sql.DB) *Store {
+	s := &Store{db: db, prepared: database.NewStatements(db)}
+	s.groups = s.group()
+	return s
+}
 
 // Now gives the time by the database's clock, by which rows are dated.
 func (s *Store) Now(ctx context.Context) (time.Time, error) {
