@@ -21,7 +21,7 @@ func (c *checker) forms(d records.Device) {
 	if d.Realm != c.Realm {
 		f.bad("realm", fmt.Errorf("it is %s", d.Realm))
 	}
-	if published(d) && len(d.Secrets) > 0 {
+	if gone := published(d) || d.State == records.Burned || d.State == records.Scrapped; gone && len(d.Secrets) > 0 {
 		f.bad("secrets", fmt.Errorf("the device is %s and they should be gone: a copy of its secrets is left", d.State))
 	}
 	for _, s := range d.Secrets {

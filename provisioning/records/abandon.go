@@ -79,7 +79,7 @@ func abandon(ctx context.Context, tx *sql.Tx, record identity.RecordID, g identi
 	case !from(target), !has(all, func(r generation) bool { return r.Number < g && r.State.InField() }):
 		return false, fmt.Errorf("%w: it is %s", ErrConflict, target.State)
 	}
-	return changes(ctx, tx, `update device set state = 'burned', reason = $3, changed = clock_timestamp() where record_id = $1 and generation = $2`,
+	return changes(ctx, tx, `update device set state = 'burned', reason = $3, secrets = `+noSecrets+`, changed = clock_timestamp() where record_id = $1 and generation = $2`,
 		record[:], int64(g), reason)
 }
 

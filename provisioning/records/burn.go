@@ -93,7 +93,7 @@ func burn(ctx context.Context, tx *sql.Tx, id identity.Identity, batch int64, re
 		return nil, err
 	}
 	burned := &Ordered{}
-	err = tx.QueryRowContext(ctx, `update device set state = 'burned', reason = $4, changed = clock_timestamp()
+	err = tx.QueryRowContext(ctx, `update device set state = 'burned', reason = $4, secrets = `+noSecrets+`, changed = clock_timestamp()
 		where identity_type = $1 and identity_value = $2 and record_id = $3 and state <> 'burned' returning generation`, kind, value, record, reason).Scan(&burned.Generation)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return nil, err

@@ -155,6 +155,10 @@ func scanDevice(scan func(...any) error) (Device, error) {
 // the longest secret with room for their framing.
 const maxSecrets = 1 << 20
 
+// noSecrets is encodeSecrets of none, for SQL: what a row holds once the device has
+// its secrets, or will never get them.
+const noSecrets = `'\x80'::bytea`
+
 type sealedWire struct {
 	_      struct{} `cbor:",toarray"`
 	Entry  string
@@ -319,6 +323,12 @@ func (d Device) was() State {
 		return d.Held
 	}
 	return d.State
+}
+
+// ended tells whether a generation keeps no sealed secrets any more: the device has
+// them, or nobody ever will.
+func (d Device) ended() bool {
+	return !d.PublishedAt.IsZero() || d.State == Burned || d.State == Scrapped
 }
 
 // Counts gives how many rows are in each state, and as Planned how many plans

@@ -145,7 +145,7 @@ from device where record_id = $1`
 func sameReservation(have, d Device) bool {
 	a, errA := encodeSecrets(have.Secrets)
 	b, errB := encodeSecrets(d.Secrets)
-	return errA == nil && errB == nil && (bytes.Equal(a, b) || !have.PublishedAt.IsZero()) &&
+	return errA == nil && errB == nil && (bytes.Equal(a, b) || len(have.Secrets) == 0 && have.ended()) &&
 		have.Identity == d.Identity && have.ChipID == d.ChipID && have.Batch == d.Batch && have.Realm == d.Realm &&
 		have.Line == d.Line && have.Station == d.Station && have.Suite == d.Suite && have.IssuedAt == d.IssuedAt &&
 		have.KDF == d.KDF && have.Master == d.Master

@@ -70,7 +70,7 @@ func scrap(ctx context.Context, tx *sql.Tx, record identity.RecordID, g identity
 	if planned {
 		return Ordered{}, fmt.Errorf("%w: an identity is planned for it: take the plan back first", ErrConflict)
 	}
-	if _, err := tx.ExecContext(ctx, `update device set state = 'scrapped', held = null, reason = $3, changed = clock_timestamp()
+	if _, err := tx.ExecContext(ctx, `update device set state = 'scrapped', held = null, reason = $3, secrets = `+noSecrets+`, changed = clock_timestamp()
 		where record_id = $1 and (generation = $2 or coalesce(held, state) in ('reserved', 'packaged', 'confirmed', 'restored', 'published', 'shipped'))`,
 		record[:], int64(all[0].Number), o.Reason); err != nil {
 		return Ordered{}, err

@@ -134,7 +134,7 @@ func (s *Store) Restored(ctx context.Context, record identity.RecordID, g identi
 func (s *Store) Published(ctx context.Context, record identity.RecordID, g identity.Generation, sequence int64) error {
 	// The row is locked first: whatever else happens to it is over, or waits. Then
 	// the earlier generation goes, as no chip has two in the field; the condition on
-	// its count makes Postgres do so. $4 is an empty list.
+	// its count makes Postgres do so. Its secrets are emptied.
 	const query = `
 with target as (
 	select from device where record_id = $1 and generation = $2 and coalesce(held, state) = 'restored' for update
@@ -144,16 +144,12 @@ with target as (
 	returning generation
 )
 update device set state = case when held is null then 'published' else state end,
-	held = case when held is null then null else 'published' end, sequence = $3, secrets = $4, set_aside = null,
+	held = case when held is null then null else 'published' end, sequence = $3, secrets = ` + noSecrets + `, set_aside = null,
 	published = clock_timestamp(), changed = clock_timestamp()
 where record_id = $1 and generation = $2 and coalesce(held, state) = 'restored'
 and exists (select from target) and (select count(*) from earlier) >= 0`
-	none, err := encodeSecrets(nil)
-	if err != nil {
-		return err
-	}
 	same := func(have Device) bool { return !have.PublishedAt.IsZero() && have.Sequence == sequence }
-	_, err = s.step(ctx, "note publication", record, g, same, query, sequence, none)
+	_, err := s.step(ctx, "note publication", record, g, same, query, sequence)
 	if _, taken := database.UniqueViolation(err); taken {
 		return fmt.Errorf("%w: another device has place %d: %w", ErrConflict, sequence, err)
 	}
@@ -178,14 +174,10 @@ with target as (
 	join device d on d.record_id = p.record_id and d.generation = 1 and d.state = 'restored'
 	order by d.record_id for update of d
 )
-update device d set state = 'published', sequence = t.sequence, secrets = $3, set_aside = null,
+update device d set state = 'published', sequence = t.sequence, secrets = ` + noSecrets + `, set_aside = null,
 	published = clock_timestamp(), changed = clock_timestamp()
 from target t where d.record_id = t.record_id and d.generation = 1
 returning d.record_id`
-	none, err := encodeSecrets(nil)
-	if err != nil {
-		return nil, err
-	}
 	ids, sequences, place := make([][]byte, len(all)), make([]int64, len(all)), make(map[identity.RecordID]int, len(all))
 	for i, p := range all {
 		ids[i], sequences[i], place[p.Record] = p.Record[:], p.Sequence, i
@@ -198,7 +190,7 @@ returning d.record_id`
 		}
 		taken[place[identity.RecordID(record)]] = true
 		return nil
-	}, query, pq.Array(ids), pq.Array(sequences), none)
+	}, query, pq.Array(ids), pq.Array(sequences))
 	if err != nil {
 		return nil, fmt.Errorf("note %d publications: %w", len(all), err)
 	}

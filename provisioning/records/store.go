@@ -56,7 +56,7 @@
 // # Secrecy
 //
 // No secret is here in clear. Drawn secrets wait sealed under a key in the HSM
-// and are emptied at publication, when only the device has them (dead rows and
+// and are emptied at publication, when only the device has them, or when the generation ends before (dead rows and
 // backups of the database keep the ciphertext for a while). Chip IDs are here:
 // they open registry entries, so the database is private, and no error of this
 // package names one. A thief who reads it learns which device has which identity
