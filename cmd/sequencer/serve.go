@@ -25,6 +25,7 @@ type serveCmd struct {
 }
 
 func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
+	console.CollectSeldom()
 	var config Config
 	if err := console.LoadConfig(c.Config.String(), &config); err != nil {
 		return err

@@ -36,6 +36,7 @@ const (
 )
 
 func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
+	console.CollectSeldom()
 	var config Config
 	if err := console.LoadConfig(c.Config.String(), &config); err != nil {
 		return err
