@@ -24,6 +24,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"time"
 )
 
 // Bench is one named benchmark; it may give several rows.
@@ -104,8 +105,9 @@ func Select(all []Bench, names []string, long bool) ([]Bench, error) {
 }
 
 // Run runs benchmarks one after the other, each with an Env that env makes for it, and gives
-// all their rows. One that fails costs its own rows only; the error tells of all that failed.
-// A context that ended ends the run.
+// all their rows. One that fails costs its own rows only: in their place it has one that is
+// named as the benchmark and says why; the error tells of all that failed. A context that
+// ended ends the run, and the benchmark that it cut off has no row.
 func Run(ctx context.Context, benches []Bench, env func(Bench) (*Env, func() error, error)) ([]Result, error) {
 	var results []Result
 	var failed []error
@@ -116,7 +118,13 @@ func Run(ctx context.Context, benches []Bench, env func(Bench) (*Env, func() err
 		rows, err := run(ctx, b, env)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("benchmark %s: %w", b.Name, err))
-			continue
+			if ctx.Err() != nil {
+				continue
+			}
+			rows = []Result{Failed(b.Name, err)}
+		}
+		for i := range rows {
+			rows[i].Bench, rows[i].At = b.Name, time.Now().UTC().Truncate(time.Second)
 		}
 		results = append(results, rows...)
 	}
@@ -138,6 +146,9 @@ func run(ctx context.Context, b Bench, env func(Bench) (*Env, func() error, erro
 	for i := range rows {
 		if err := rows[i].check(); err != nil {
 			return nil, err
+		}
+		if e.Scale > 0 && e.Scale != 1 {
+			rows[i] = rows[i].Note("scale", e.Scale) // such numbers say little
 		}
 	}
 	return rows, nil

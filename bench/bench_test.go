@@ -117,6 +117,7 @@ func rows() []bench.Result {
 		bench.Compared("lookup", "lookups/s", "pgbench reading them", compared(0.1, 1)).AtLeast(0.6, 0.8),
 		bench.Compared("scale-2", "devices/s", "one SPP", compared(0.00012345, 0.0001)),
 		bench.Measured("nothing", 0, "devices").AtMost(0, 0),
+		bench.Failed("broken", errors.New("build a factory: no Postgres\nsecond line")),
 	}
 }
 
@@ -129,7 +130,8 @@ func TestTable(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	t.Parallel()
-	raw, err := bench.MarshalReport(rows()[:3])
+	all := rows()
+	raw, err := bench.MarshalReport(append(all[:3:3], all[len(all)-1]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,6 +195,60 @@ func TestWriteReport(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".report-*")); len(left) != 0 || err != nil {
 		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+// A run of some benchmarks leaves the rows of others, and replaces all of their own.
+func TestMerge(t *testing.T) {
+	t.Parallel()
+	row := func(benchmark, name string, value float64) bench.Result {
+		r := bench.Measured(name, value, "x")
+		r.Bench = benchmark
+		return r
+	}
+	failed := bench.Failed("b", errors.New("broken"))
+	order := []string{"a", "b", "c"}
+	old := []bench.Result{row("a", "a", 1), row("b", "b-1", 1), row("b", "b-2", 1), row("c", "c", 1), row("", "unknown", 1)}
+	for name, c := range map[string]struct {
+		old, fresh, want []bench.Result
+	}{
+		"nothing before":    {nil, []bench.Result{row("b", "b-1", 2)}, []bench.Result{row("b", "b-1", 2)}},
+		"nothing new":       {old, nil, old},
+		"one of three":      {old, []bench.Result{row("b", "b-1", 2)}, []bench.Result{old[0], row("b", "b-1", 2), old[3], old[4]}},
+		"one failed":        {old, []bench.Result{failed}, []bench.Result{old[0], failed, old[3], old[4]}},
+		"works again":       {[]bench.Result{old[0], failed}, []bench.Result{row("b", "b-1", 2)}, []bench.Result{old[0], row("b", "b-1", 2)}},
+		"of unknown origin": {old, []bench.Result{row("c", "unknown", 2)}, []bench.Result{old[0], old[1], old[2], row("c", "unknown", 2)}},
+		"in order":          {[]bench.Result{row("c", "c", 1)}, []bench.Result{row("a", "a", 2)}, []bench.Result{row("a", "a", 2), row("c", "c", 1)}},
+	} {
+		if d := cmp.Diff(c.want, bench.Merge(c.old, c.fresh, order)); d != "" {
+			t.Errorf("%s (-want +have)\n%s", name, d)
+		}
+	}
+}
+
+func TestReadReport(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "report.json")
+	if none, err := bench.ReadReport(file); len(none) != 0 || err != nil {
+		t.Errorf("where there is none: %v, %v", none, err)
+	}
+	all := rows()
+	all[0].Bench, all[0].At = "calls", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	all[1] = all[1].Note("devices", 300.0) // as JSON has numbers
+	if err := bench.WriteReport(file, all); err != nil {
+		t.Fatal(err)
+	}
+	back, err := bench.ReadReport(file)
+	if d := cmp.Diff(all, back); d != "" || err != nil {
+		t.Errorf("%v (-written +read)\n%s", err, d)
+	}
+	for name, text := range map[string]string{"cut": "[{", "another thing": `{"rows": 1}`, "long": "[" + strings.Repeat(" ", 16<<20) + "]"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if rows, err := bench.ReadReport(file); err == nil || !strings.Contains(err.Error(), "move it away") {
+			t.Errorf("%s: %v, %v", name, rows, err)
+		}
 	}
 }
 
@@ -263,6 +319,7 @@ func TestRun(t *testing.T) {
 	env := func(bench.Bench) (*bench.Env, func() error, error) {
 		return &bench.Env{}, func() error { ended++; return nil }, nil
 	}
+	began := time.Now().Add(-time.Second)
 	good := bench.Measured("good", 1, "y")
 	odd := good
 	odd.Ratio = new(1.0)
@@ -270,8 +327,17 @@ func TestRun(t *testing.T) {
 		one("first", nil, broken), one("second", []bench.Result{good}, nil),
 		one("third", []bench.Result{bench.Measured("x", math.NaN(), "y")}, nil), one("fourth", []bench.Result{odd}, nil), one("fifth", []bench.Result{{}}, nil),
 	}, env)
-	if len(results) != 1 || results[0].Name != "good" || ended != 5 {
+	if ended != 5 || len(results) != 5 {
 		t.Errorf("rows %v, %d ended", results, ended)
+	}
+	for i, name := range []string{"first", "good", "third", "fourth", "fifth"} {
+		r := results[i]
+		if r.Name != name || (r.Error == "") != (name == "good") || r.At.Before(began) || r.At.After(time.Now()) || r.At.Nanosecond() != 0 {
+			t.Errorf("row %d is %+v, want one named %s", i, r, name)
+		}
+		if want := []string{"first", "second", "third", "fourth", "fifth"}[i]; r.Bench != want {
+			t.Errorf("row %d is of benchmark %q, want %q", i, r.Bench, want)
+		}
 	}
 	for _, want := range []string{"benchmark first: broken", "benchmark third: row \"x\" has NaN for its value", "benchmark fourth: row \"good\" has only some", "benchmark fifth: a row \"\""} {
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -283,9 +349,20 @@ func TestRun(t *testing.T) {
 	if results, err := bench.Run(ctx, []bench.Bench{one("x", []bench.Result{good}, nil)}, env); len(results) != 0 || !errors.Is(err, broken) || ended != 5 {
 		t.Errorf("after the context's end: %v, %v", results, err)
 	}
-	_, err = bench.Run(t.Context(), []bench.Bench{one("x", nil, nil)}, func(bench.Bench) (*bench.Env, func() error, error) { return nil, nil, broken })
-	if !errors.Is(err, broken) {
-		t.Errorf("without an environment: %v", err)
+	ctx, cancel = context.WithCancelCause(t.Context())
+	cut := bench.Bench{Name: "cut", Run: func(context.Context, *bench.Env) ([]bench.Result, error) { cancel(broken); return nil, broken }}
+	if results, err := bench.Run(ctx, []bench.Bench{cut}, env); len(results) != 0 || !errors.Is(err, broken) {
+		t.Errorf("cut off: %v, %v", results, err)
+	}
+	results, err = bench.Run(t.Context(), []bench.Bench{one("x", nil, nil)}, func(bench.Bench) (*bench.Env, func() error, error) { return nil, nil, broken })
+	if !errors.Is(err, broken) || len(results) != 1 || results[0].Error != "broken" {
+		t.Errorf("without an environment: %v, %v", results, err)
+	}
+	results, err = bench.Run(t.Context(), []bench.Bench{one("x", []bench.Result{good}, nil)}, func(bench.Bench) (*bench.Env, func() error, error) {
+		return &bench.Env{Scale: 0.5}, func() error { return nil }, nil
+	})
+	if err != nil || len(results) != 1 || results[0].Notes["scale"] != 0.5 {
+		t.Errorf("at half the scale: %v, %v", results, err)
 	}
 }
 

@@ -16,20 +16,27 @@ type Style struct {
 	full, bar, aim     rune
 	parts              []rune // of a character, growing; none: whole ones only
 	met, missed, least string
-	most               string
+	most, failed       string
 }
 
 // Unicode draws with block elements, for a terminal; ASCII for a log.
 var (
-	Unicode = Style{full: '█', bar: '│', aim: '┊', parts: []rune("▏▎▍▌▋▊▉"), met: "✓", missed: "✗", least: "≥ ", most: "≤ "}
-	ASCII   = Style{full: '#', bar: '|', aim: ':', met: "ok", missed: "MISSED", least: ">= ", most: "<= "}
+	Unicode = Style{full: '█', bar: '│', aim: '┊', parts: []rune("▏▎▍▌▋▊▉"), met: "✓", missed: "✗", least: "≥ ", most: "≤ ", failed: "FAILED"}
+	ASCII   = Style{full: '#', bar: '|', aim: ':', met: "ok", missed: "MISSED", least: ">= ", most: "<= ", failed: "FAILED"}
 )
 
-// Table draws rows as a table. Where a row has a bar, the picture shows the number that it
-// is of, with marks where bar and aim are; the scale of each row is its own and begins at 0.
+// Table draws rows as a table. Where a row has a bar or a ratio, the picture shows the number
+// that is judged, with marks where bar and aim are, or where a ratio without them is 1; the
+// scale of each row is its own and begins at 0. A row that failed shows the first line of its
+// error.
 func Table(results []Result, s Style) string {
 	lines := [][]string{{"", "value", "bound", "ratio", "", "bar", "aim", "", "the bound is"}}
 	for _, r := range results {
+		if r.Error != "" {
+			first, _, _ := strings.Cut(r.Error, "\n")
+			lines = append(lines, []string{r.Name, "", "", "", "", "", "", s.failed, first})
+			continue
+		}
 		line := []string{r.Name, number(r.Value) + " " + r.Unit, "", "", s.graph(r), "", "", "", r.Bound}
 		if r.BoundValue != nil {
 			line[2] = number(*r.BoundValue)
@@ -64,11 +71,15 @@ func (s Style) limit(r Result, v float64) string {
 
 // graph draws the number that is judged, with its bar and aim.
 func (s Style) graph(r Result) string {
-	if r.Bar == nil {
+	bar := r.Bar
+	if bar == nil && r.Ratio != nil {
+		bar = new(1.0)
+	}
+	if bar == nil {
 		return ""
 	}
 	v := max(r.judged(), 0)
-	full := max(v, *r.Bar)
+	full := max(v, *bar)
 	if r.Aim != nil {
 		full = max(full, *r.Aim)
 	}
@@ -90,7 +101,7 @@ func (s Style) graph(r Result) string {
 	if r.Aim != nil {
 		mark(max(*r.Aim, 0), s.aim)
 	}
-	mark(max(*r.Bar, 0), s.bar)
+	mark(max(*bar, 0), s.bar)
 	return string(cells)
 }
 

@@ -56,8 +56,9 @@ const description = `Measures the product on this machine. Every ratio is to a b
 the median of several rounds; a row says whether its bar is reached and what the aim is.`
 
 const session = `$ make bench                  # every row but the long ones, under five minutes
-$ make bench BENCH=publish    # one
+$ make bench BENCH=publish    # one; the report keeps the others' rows
 $ make bench-long             # all, which takes an hour
+$ make bench-tiny             # all at a hundredth of their size, to see that they run
 $ bin/bench --list
 $ bin/bench --bench spp-calls --bench spp-cpu --rounds 5 --json`
 
@@ -75,7 +76,7 @@ type runCmd struct {
 	Long   bool     `name:"long" help:"Measure the long ones too."`
 	Rounds int      `name:"rounds" default:"3" placeholder:"N" help:"Rounds of each comparison, beside one to warm up (default 3)."`
 	Scale  float64  `name:"scale" default:"1" placeholder:"X" help:"Sizes, as a share of the documented ones (default 1): less for a quick look, whose numbers say little."`
-	Dir    string   `name:"dir" env:"DIR" default:"var/bench" placeholder:"DIR" help:"Folder of factories and report (default var/bench); the factories are removed when they are done."`
+	Dir    string   `name:"dir" env:"DIR" default:"var/bench" placeholder:"DIR" help:"Folder of factories and report (default var/bench); the factories are removed when they are done, and in the report each benchmark replaces its own rows."`
 	Keep   bool     `name:"keep" help:"Leave the stopped factories, with their logs."`
 	Strict bool     `name:"strict" help:"Fail when a bar is missed."`
 }
@@ -102,11 +103,16 @@ func (c *runCmd) Run(ctx context.Context, io console.IO) error {
 	if err != nil {
 		return err
 	}
+	// An hour's rows shouldn't be lost because what they go into can't be read.
+	before, err := bench.ReadReport(filepath.Join(dir, reportFile))
+	if err != nil {
+		return err
+	}
 	results, err := bench.Run(ctx, chosen, func(b bench.Bench) (*bench.Env, func() error, error) {
 		return c.env(io, filepath.Join(dir, b.Name), filepath.Dir(executable))
 	})
 	if len(results) > 0 {
-		err = errors.Join(err, c.show(io, results, dir))
+		err = errors.Join(err, c.show(io, results, before, dir))
 	}
 	if err == nil && c.Strict {
 		err = missed(results)
@@ -139,13 +145,16 @@ func (c *runCmd) list(io console.IO, all []bench.Bench) error {
 	return c.Print(io.Out, t)
 }
 
-// show prints the rows and writes the report.
-func (c *runCmd) show(io console.IO, results []bench.Result, dir string) error {
+// reportFile has the newest rows of each benchmark, whichever run they are of.
+const reportFile = "report.json"
+
+// show prints this run's rows and puts them into the report, in the place of older ones of the same benchmarks.
+func (c *runCmd) show(io console.IO, results, before []bench.Result, dir string) error {
 	raw, err := bench.MarshalReport(results)
 	if err != nil {
 		return err
 	}
-	err = bench.WriteReport(filepath.Join(dir, "report.json"), results)
+	err = bench.WriteReport(filepath.Join(dir, reportFile), bench.Merge(before, results, reportOrder))
 	if c.JSON {
 		return errors.Join(err, c.Print(io.Out, json.RawMessage(raw)))
 	}
