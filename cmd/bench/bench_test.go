@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,5 +198,79 @@ func TestHelp(t *testing.T) {
 		if strings.Contains(lines.Text(), "  raw") {
 			t.Errorf("a hidden command is shown: %s", lines.Text())
 		}
+	}
+}
+
+// The CPU of rounds is without that of the first, as their values are.
+func TestSpending(t *testing.T) {
+	t.Parallel()
+	var s spending
+	look := func(ms int) usage { return usage{"a": time.Duration(ms) * time.Millisecond} }
+	s.round(look(0), look(1000), 10)
+	s.round(look(1000), look(1020), 10)
+	s.round(look(1030), look(1070), 10)
+	if have := s.each(); len(have) != 1 || have["a"] != 3 {
+		t.Errorf("20 that took 60 ms together: %v", have)
+	}
+}
+
+// What is held is written down as it is: none is none, and what came to none isn't called a leak.
+func TestGrown(t *testing.T) {
+	t.Parallel()
+	before := held{goroutines: 20, sessions: 10, objects: 0, sockets: 30, descriptors: 40, resident: 50e6}
+	after := held{goroutines: 23, sessions: 10, objects: 2, sockets: 0, descriptors: 40, resident: 90e6}
+	type row struct {
+		value, ratio float64
+		met          bool
+	}
+	want := map[string]row{
+		"soak-goroutines": {23, 1.15, false}, "soak-sessions": {10, 1, true}, "soak-objects": {2, -1, false}, "soak-connections": {0, 0, true},
+		"soak-descriptors": {40, 1, true}, "soak-memory": {90, 1.8, false}, "soak-memory-own": {50, 1, true},
+	}
+	have := map[string]row{}
+	for _, r := range grown(before, after, 40e6, 100, 10) {
+		x := row{r.Value, -1, *r.Met}
+		if r.Ratio != nil {
+			x.ratio = *r.Ratio
+		}
+		have[r.Name] = x
+	}
+	if !maps.Equal(have, want) {
+		t.Errorf("rows are %v, want %v", have, want)
+	}
+	after.objects = 0
+	for _, r := range grown(before, after, 0, 100, 10) {
+		if r.Name == "soak-objects" && (r.Value != 0 || r.Ratio != nil || !*r.Met) {
+			t.Errorf("none at first and none at the end: %+v", r)
+		}
+	}
+}
+
+// Sockets are counted by themselves, beside other descriptors.
+func TestSockets(t *testing.T) {
+	if _, err := os.Stat("/proc/self/fd"); err != nil {
+		t.Skip("SKIPPED, NOT TESTED: there is no /proc")
+	}
+	before, err := sockets(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		file, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+	}
+	if after, err := sockets(os.Getpid()); after != before+3 || err != nil {
+		t.Errorf("3 more than %d sockets are counted as %d, %v", before, after, err)
+	}
+	if _, err := sockets(-1); err == nil {
+		t.Error("counted the sockets of no process")
 	}
 }

@@ -80,6 +80,22 @@ func stat(file string) (processStat, error) {
 	return processStat{parent: int(n[0]), cpu: time.Duration(n[1]+n[2]) * tick}, nil
 }
 
+// sockets counts a process's open sockets, those that listen included (proc_pid_fd(5)).
+func sockets(pid int) (n int, err error) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	open, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("sockets of process %d: %w: this benchmark needs Linux's /proc", pid, err)
+	}
+	for _, fd := range open {
+		// One that was closed meanwhile doesn't count.
+		if to, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // usage is the CPU of a factory's processes, by name.
 type usage map[string]time.Duration
 
@@ -110,6 +126,28 @@ func (u usage) since(before usage, devices int) map[string]float64 {
 	}
 	return each
 }
+
+// spending is the CPU of the rounds of a comparison. The first one warms up; bench.Compare drops it, and so does this.
+type spending struct {
+	warm bool
+	used usage
+	made int // devices, entries, of those rounds
+}
+
+// round adds a round that made so many, between two looks.
+func (s *spending) round(before, after usage, made int) {
+	if !s.warm {
+		s.warm, s.used = true, usage{}
+		return
+	}
+	for name, d := range after {
+		s.used[name] += d - before[name]
+	}
+	s.made += made
+}
+
+// each gives the milliseconds of CPU for each that was made.
+func (s *spending) each() map[string]float64 { return s.used.since(nil, s.made) }
 
 // ownCPU is the CPU that this process has used, more finely than others can see it.
 func ownCPU() time.Duration {

@@ -90,7 +90,7 @@ func runPublish(ctx context.Context, e *bench.Env) (_ []bench.Result, err error)
 	}
 	r := bench.Compared("publish", "entries/s", fmt.Sprintf("pgbench, one client, inserting such rows, %d in a transaction", publishBatch), c).AtLeast(0.5, 0.7).
 		Note("spps", publishSPPs).Note("entries_in_submission", publishBatch).Note("sealed_bytes", sealedBytes).
-		Note("entries_in_transaction", entries/batches).Note("cpu_ms_per_entry", p.spent.each(p.made)).Note("one_spp_entries_per_second", alone).Note("pgbench_two_clients_rows_per_second", wide)
+		Note("entries_in_transaction", entries/batches).Note("cpu_ms_per_entry", p.spent.each()).Note("one_spp_entries_per_second", alone).Note("pgbench_two_clients_rows_per_second", wide)
 	return []bench.Result{r}, nil
 }
 
@@ -126,8 +126,7 @@ type publishers struct {
 	key  softwareKey
 	next int // number of the next record
 
-	spent usage // CPU of the measured rounds
-	made  int   // entries of those
+	spent spending
 }
 
 // open makes the keys, has the custodian certify the one and the sequencer take the other.
@@ -200,13 +199,7 @@ func (p *publishers) measured(ctx context.Context, submissions int) (float64, er
 	if err != nil {
 		return 0, err
 	}
-	if p.spent == nil {
-		p.spent = usage{}
-	}
-	for name, d := range after {
-		p.spent[name] += d - before[name]
-	}
-	p.made += submissions * publishBatch
+	p.spent.round(before, after, submissions*publishBatch)
 	return perSecond, nil
 }
 

@@ -43,7 +43,7 @@ func runRows(ctx context.Context, e *bench.Env) (_ []bench.Result, err error) {
 	r := bench.Compared("rows", "ms/device", fmt.Sprintf("the same line with %d rows, both %d devices in flight", few.rows, flight), c).AtMost(1.1, 1.0).
 		Note("rows", many.rows).Note("in_flight", flight).Note("devices", each)
 	for _, h := range []*house{few, many} {
-		r = r.Note("cpu_ms_per_device_"+h.name, h.spent.each(h.made))
+		r = r.Note("cpu_ms_per_device_"+h.name, h.spent.each())
 	}
 	return []bench.Result{r}, nil
 }
@@ -56,8 +56,7 @@ type house struct {
 	*factory
 	crew  *crew
 	left  []*unit // devices not taken yet
-	spent usage   // CPU of the measured rounds
-	made  int     // devices of those
+	spent spending
 }
 
 // open builds the factory, takes a few devices through it and fills in the rows.
@@ -114,16 +113,7 @@ func (h *house) cost(devices int) func(context.Context) (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if h.spent == nil {
-			h.spent = usage{}
-		}
-		for name, d := range after {
-			h.spent[name] += d - before[name]
-		}
-		h.made += devices
+		h.spent.round(before, after, devices)
 		return float64(took) / float64(time.Millisecond) / float64(devices), nil
 	}
 }
-
-// each is the CPU for each of so many devices, in milliseconds.
-func (u usage) each(devices int) map[string]float64 { return u.since(nil, devices) }

@@ -15,20 +15,19 @@ func init() {
 const (
 	soakDevices = 50_000
 	soakFirst   = 1000
-	soakHands   = 16
-	// soakFirstHands take the first devices: enough that connections and sessions are as many as the SPP may have, so
-	// that more of them at the end are a leak.
-	soakFirstHands = 64
+	// soakHands take all devices, the first ones too, so that what is held is compared under the same load: enough that
+	// connections and sessions are as many as the SPP may have, and more of them at the end are a leak.
+	soakHands = 64
 )
 
 // held is what an SPP holds that should not grow.
 type held struct {
-	objects, sessions                                      int // PKCS#11: session objects, sessions
+	objects, sessions, sockets                             float64 // PKCS#11: session objects, sessions; sockets
 	goroutines, threads, descriptors, resident, deviceKeys float64
 }
 
 // soak runs one SPP for a long time. Sessions and session objects are counted in its process, by the shim; connections
-// are among its descriptors. What the module itself never gives back is told from what the SPP holds by a control: a
+// are its sockets. What the module itself never gives back is told from what the SPP holds by a control: a
 // process that makes the same devices' PKCS#11 calls raw and keeps nothing.
 func soak(ctx context.Context, e *bench.Env) (rows []bench.Result, err error) {
 	first := e.Size(soakFirst, 50)
@@ -42,14 +41,14 @@ func soak(ctx context.Context, e *bench.Env) (rows []bench.Result, err error) {
 		defer c.close()
 		bar := e.Bar(all, "devices")
 		defer bar.Done()
-		work := func(n, hands int) error {
+		work := func(n int) error {
 			for n > 0 {
 				batch := min(n, listSize)
 				units, err := f.units(ctx, batch)
 				if err != nil {
 					return err
 				}
-				if _, err := c.ship(ctx, units, hands, bar); err != nil {
+				if _, err := c.ship(ctx, units, soakHands, bar); err != nil {
 					return err
 				}
 				if _, err := c.calls.take(); err != nil { // they aren't asked for, and would pile up
@@ -59,14 +58,14 @@ func soak(ctx context.Context, e *bench.Env) (rows []bench.Result, err error) {
 			}
 			return nil
 		}
-		if err := work(first, soakFirstHands); err != nil {
+		if err := work(first); err != nil {
 			return err
 		}
 		before, err := f.held(ctx, spp)
 		if err != nil {
 			return err
 		}
-		if err := work(all-first, soakHands); err != nil {
+		if err := work(all - first); err != nil {
 			return err
 		}
 		after, err := f.held(ctx, spp)
@@ -98,8 +97,8 @@ func (f *factory) held(ctx context.Context, spp string) (held, error) {
 	var h held
 	asking := make(chan error, 1)
 	go func() {
-		var err error
-		h.objects, h.sessions, err = f.shim.Census(ctx)
+		objects, sessions, err := f.shim.Census(ctx)
+		h.objects, h.sessions = float64(objects), float64(sessions)
 		asking <- err
 	}()
 	for counted := false; !counted; {
@@ -127,7 +126,9 @@ func (f *factory) held(ctx context.Context, spp string) (held, error) {
 			return held{}, err
 		}
 	}
-	return h, nil
+	open, err := sockets(f.Server(spp).PID())
+	h.sockets = float64(open)
+	return h, err
 }
 
 // censusPause is between two requests of the health page while the SPP is to count.
@@ -144,15 +145,20 @@ func grown(before, after held, module float64, all, first int) []bench.Result {
 		bound         string
 	}{
 		{"soak-goroutines", "goroutines", before.goroutines, after.goroutines, bound},
-		{"soak-sessions", "sessions", float64(before.sessions), float64(after.sessions), bound},
-		{"soak-objects", "session objects", float64(before.objects), float64(after.objects), bound},
-		{"soak-connections", "descriptors", before.descriptors, after.descriptors, bound},
+		{"soak-sessions", "sessions", before.sessions, after.sessions, bound},
+		{"soak-objects", "session objects", before.objects, after.objects, bound},
+		{"soak-connections", "sockets", before.sockets, after.sockets, bound},
+		{"soak-descriptors", "descriptors", before.descriptors, after.descriptors, bound},
 		{"soak-memory", "MB resident", before.resident / 1e6, after.resident / 1e6, bound},
 		{"soak-memory-own", "MB resident", before.resident / 1e6, (after.resident - module) / 1e6, own},
 	} {
-		// None is as good as one, which a ratio can be of.
-		c := bench.Medians([]bench.Round{{Value: max(r.after, 1), BoundValue: new(max(r.before, 1))}})
-		rows = append(rows, bench.Compared(r.name, r.unit, r.bound, c).AtMost(1.1, 1.0).Note("devices", all).
+		var row bench.Result
+		if r.before > 0 {
+			row = bench.Compared(r.name, r.unit, r.bound, bench.Medians([]bench.Round{{Value: r.after, BoundValue: &r.before}})).AtMost(1.1, 1.0)
+		} else { // nothing can be a multiple of none: none it must be
+			row = bench.Measured(r.name, r.after, r.unit).AtMost(0, 0).Note("before", r.before)
+		}
+		rows = append(rows, row.Note("devices", all).
 			Note("device_keys_cached", after.deviceKeys).Note("threads", []float64{before.threads, after.threads}).Note("module_mb", module/1e6))
 	}
 	return rows
