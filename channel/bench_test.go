@@ -52,7 +52,8 @@ func BenchmarkBulk(b *testing.B) {
 	}
 }
 
-// BenchmarkBulkBound: the same bytes sealed by AES-GCM in chunks of 16 KiB, through the same loopback, opened there.
+// BenchmarkBulkBound: the same bytes sealed by AES-GCM in chunks of 16 KiB, through the same loopback by fours, opened
+// there.
 func BenchmarkBulkBound(b *testing.B) {
 	block, err := aes.NewCipher(make([]byte, 32))
 	must(b, err)
@@ -62,13 +63,16 @@ func BenchmarkBulkBound(b *testing.B) {
 	const chunk = 16 << 10
 	nonce := make([]byte, gcm.NonceSize())
 	go func() {
-		room := make([]byte, chunk+gcm.Overhead())
+		room := make([]byte, 4*(chunk+gcm.Overhead()))
 		for {
 			if _, err := io.ReadFull(y, room); err != nil {
 				return
 			}
-			if _, err := gcm.Open(room[:0], nonce, room, nil); err != nil {
-				return
+			for left := room; len(left) > 0; left = left[chunk+gcm.Overhead():] {
+				sealed := left[:chunk+gcm.Overhead()]
+				if _, err := gcm.Open(sealed[:0], nonce, sealed, nil); err != nil {
+					return
+				}
 			}
 		}
 	}()
