@@ -2,6 +2,7 @@ package channel_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hmac"
@@ -214,11 +215,17 @@ func (a *authority) leaf(name string) tls.Certificate {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(a.t, err)
+	return a.certify(name, key)
+}
+
+// certify is leaf for a key that there is.
+func (a *authority) certify(name string, key crypto.Signer) tls.Certificate {
+	a.t.Helper()
 	c := &x509.Certificate{Subject: pkix.Name{CommonName: "leaf " + name}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	if name != "" {
 		c.DNSNames, c.ExtKeyUsage = []string{name}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	}
-	cert := a.sign(c, &key.PublicKey)
+	cert := a.sign(c, key.Public().(*ecdsa.PublicKey))
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
 }

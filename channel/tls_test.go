@@ -3,19 +3,27 @@ package channel_test
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/devicekeys/devicekeys/channel"
+	"github.com/devicekeys/devicekeys/detcbor"
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/softhsm"
 )
 
 func serverTLS(c tls.Certificate, devices *authority) *tls.Config {
@@ -177,43 +185,96 @@ func TestOpenSSLClient(t *testing.T) {
 	}
 }
 
-// TestOpenSSLServer: a device's end of TLS verifies openssl s_server and is verified by it.
+// tokenKey is a device's pair in a token, through crypto11.
+func tokenKey(t *testing.T) crypto.Signer {
+	t.Helper()
+	h := softhsm.New(t)
+	token, label := h.Open(t, h.SignToken), "dev-tls-"+strings.ToLower(rand.Text())
+	_, err := token.Generate(t.Context(), hsm.Spec{Kind: hsm.TLSKey, Label: label, Token: true})
+	must(t, err)
+	signer, err := token.Signer(label)
+	must(t, err)
+	return signer
+}
+
+// dialPause is between two tries to reach a server that is being started.
+const dialPause = 20 * time.Millisecond
+
+// started connects to a server that is being started.
+func started(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	for until := time.Now().Add(bound); ; time.Sleep(dialPause) {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+			return conn
+		}
+		if time.Now().After(until) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestOpenSSLServer: a device whose key is in its token opens a channel with openssl s_server, which verifies the
+// certificate and is verified, and gives the service's frames on its standard input (docs/formats.md §14).
 func TestOpenSSLServer(t *testing.T) {
 	t.Parallel()
 	path, dir := openssl(t), t.TempDir()
-	service, devices := newAuthority(t, "services"), newAuthority(t, "devices")
+	service, devices, strangers := newAuthority(t, "services"), newAuthority(t, "devices"), newAuthority(t, "strangers")
+	key := tokenKey(t)
 	write(t, dir, "ca.pem", tls.Certificate{Certificate: [][]byte{devices.cert.Raw}})
 	write(t, dir, "service.pem", service.leaf("service.example"))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	addr := l.Addr().String()
 	must(t, l.Close())
-	cmd := exec.CommandContext(t.Context(), path, "s_server", "-accept", addr, "-tls1_3", "-alpn", "devicekeys/1", "-naccept", "1",
-		"-cert", "service.pem", "-key", "service.pem", "-CAfile", "ca.pem", "-Verify", "1", "-verify_return_error", "-rev")
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "s_server", "-accept", addr, "-tls1_3", "-alpn", "devicekeys/1", "-quiet",
+		"-cert", "service.pem", "-key", "service.pem", "-CAfile", "ca.pem", "-Verify", "1", "-verify_return_error")
 	cmd.Dir = dir
+	in, err := cmd.StdinPipe()
+	must(t, err)
 	out, err := cmd.StdoutPipe()
 	must(t, err)
-	cmd.Stderr = cmd.Stdout
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
 	must(t, cmd.Start())
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	b := make([]byte, 4096)
-	for said := ""; !strings.Contains(said, "ACCEPT"); {
-		n, err := out.Read(b)
-		must(t, err)
-		said += string(b[:n])
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("openssl says %s", errs.String())
+		}
+	}()
+	open := func(ca *authority) (*channel.Conn, error) {
+		d := device(t, channel.SuiteCertificate, 1)
+		d.MAC, d.TLS = nil, clientTLS(service)
+		d.TLS.Certificates = []tls.Certificate{ca.certify("", key)}
+		return channel.Client(ctx, started(t, addr), d)
 	}
-	config, err := channel.ClientTLS(clientTLS(service))
-	must(t, err)
-	config.Certificates = []tls.Certificate{devices.leaf("")}
-	conn, err := tls.Dial("tcp", addr, config)
-	must(t, err)
-	defer conn.Close()
-	_, err = conn.Write([]byte("yek ecived\n"))
-	must(t, err)
-	if n, err := conn.Read(b); err != nil || string(b[:n]) != "device key\n" {
-		t.Errorf("%q, %v", b[:n], err)
+	if _, err := open(strangers); !errors.Is(err, channel.ErrRefused) {
+		t.Errorf("openssl let in a device of another CA: %v", err)
 	}
-	if s := conn.ConnectionState(); s.NegotiatedProtocol != "devicekeys/1" || s.Version != tls.VersionTLS13 {
-		t.Errorf("%q, version %x", s.NegotiatedProtocol, s.Version)
+
+	session := bytes.Repeat([]byte{7}, 16)
+	greeting := detcbor.Must([]any{1, 1700000000, session})
+	frame := func(kind byte, content []byte) []byte {
+		return append([]byte{0, byte(1 + len(content)), kind}, content...)
+	}
+	_, err = in.Write(slices.Concat(frame(2, greeting), frame(2, []byte("hello, device"))))
+	must(t, err)
+	conn, err := open(devices)
+	must(t, err)
+	if b, err := conn.Receive(ctx); err != nil || string(b) != "hello, device" {
+		t.Errorf("received %q, %v", b, err)
+	}
+	must(t, conn.Send(ctx, []byte("hello, openssl")))
+	hello, err := hello(t, channel.SuiteCertificate, 1).Encode()
+	must(t, err)
+	want := slices.Concat(frame(1, hello), frame(2, []byte("hello, openssl")))
+	have := make([]byte, len(want))
+	if _, err := io.ReadFull(out, have); err != nil || !bytes.Equal(have, want) {
+		t.Errorf("openssl has read\n%q, want\n%q: %v", have, want, err)
 	}
 }
