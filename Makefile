@@ -32,7 +32,7 @@ ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help demo build test fuzz torture ha bench bench-long microbench lint proto clean setup
+.PHONY: help demo build test fuzz torture ha bench bench-long bench-tiny microbench lint proto clean setup
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench: build ## Measure against bounds of the same run, under five minutes (BENC
 
 bench-long: build ## The same with the long ones: 50,000 devices, a thousand token chips, a million rows
 	@bin/bench --long
+
+bench-tiny: build ## Run every benchmark, long ones too, at a hundredth of its size, to see that all work
+	@bin/bench --long --rounds 1 --scale 0.01 --dir var/bench-tiny
 
 microbench: setup ## Run the packages' own Go benchmarks
 	go test -run '^$$' -bench . ./...

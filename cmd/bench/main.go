@@ -57,7 +57,7 @@ the median of several rounds; a row says whether its bar is reached and what the
 
 const session = `$ make bench                  # every row but the long ones, under five minutes
 $ make bench BENCH=publish    # one; the report keeps the others' rows
-$ make bench-long             # all, which takes an hour
+$ make bench-long             # all, which takes half an hour more
 $ make bench-tiny             # all at a hundredth of their size, to see that they run
 $ bin/bench --list
 $ bin/bench --bench spp-calls --bench spp-cpu --rounds 5 --json`
