@@ -70,7 +70,7 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 			total = min(total, c.Count)
 		}
 		return withToken(ctx, config, true, func(tok *hsm.Token, keys *maker.Keys) error {
-			ca, err := config.deviceCA(tok, p)
+			ca, label, err := config.deviceCA(tok, keys, p)
 			if err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 				Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool, Workers: generateWorkers, Progress: func(n int) { bar.Add(n) },
 				License: func(ctx context.Context, n int, first, last identity.Identity) error {
 					return s.records.License(ctx, audit.Event{
-						Kind: audit.Certify, Key: maker.DeviceCALabel(config.Realm), Actor: "operator " + c.Operator,
+						Kind: audit.Certify, Key: label, Actor: "operator " + c.Operator,
 						Note: fmt.Sprintf("%d certificates made in advance for line %s, %s to %s", n, c.Line, first, last),
 					})
 				},

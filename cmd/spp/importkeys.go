@@ -76,7 +76,7 @@ func (c *poolImportKeysCmd) Run(ctx context.Context, out console.IO) error {
 			return err
 		}
 		return withToken(ctx, config, true, func(tok *hsm.Token, keys *maker.Keys) error {
-			ca, err := config.deviceCA(tok, p)
+			ca, label, err := config.deviceCA(tok, keys, p)
 			if err != nil {
 				return err
 			}
@@ -86,7 +86,7 @@ func (c *poolImportKeysCmd) Run(ctx context.Context, out console.IO) error {
 			result := keysImported{Line: c.Line}
 			for begin := 0; begin < len(lines); begin += keyPage {
 				page := lines[begin:min(begin+keyPage, len(lines))]
-				n, err := c.take(ctx, s, a, keys, page)
+				n, err := c.take(ctx, s, a, keys, label, page)
 				result.Imported += n
 				if err != nil {
 					return err
@@ -101,7 +101,7 @@ func (c *poolImportKeysCmd) Run(ctx context.Context, out console.IO) error {
 }
 
 // take imports a few keys, the audit entry for their certificates first. A crash leaves whole pages.
-func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.Advance, keys *maker.Keys, page []keyLine) (int64, error) {
+func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.Advance, keys *maker.Keys, label string, page []keyLine) (int64, error) {
 	var ids []identity.Identity
 	certificates := 0
 	for _, l := range page {
@@ -115,7 +115,7 @@ func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.A
 		return 0, err
 	}
 	if certificates > 0 {
-		e := audit.Event{Kind: audit.Certify, Key: maker.DeviceCALabel(a.Realm), Actor: "operator " + c.Operator,
+		e := audit.Event{Kind: audit.Certify, Key: label, Actor: "operator " + c.Operator,
 			Note: fmt.Sprintf("%d certificates for imported keys of line %s, %s to %s", certificates, c.Line, ids[0], ids[len(ids)-1])}
 		if err := s.records.License(ctx, e); err != nil {
 			return 0, err

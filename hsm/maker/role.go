@@ -44,7 +44,7 @@ func Roles() []Role {
 		{Kind: hsm.IdentitySigningKey, Where: spp, Labels: nameIdentitySigning, Audited: true, Backup: true,
 			Users: "the assembly (identity certificates), an operator (unlock statements), the publisher (scrap and erase statements), each through a function that parses what it signs",
 			Thief: "certificates for any chip and identity, unlocked devices, records declared scrapped. No key of a device: symmetric keys can't be derived with it. Its public half is in every ROM, so it can't be replaced in devices already made"},
-		{Kind: hsm.CAKey, Where: spp, Labels: nameDeviceCA + ", " + nameStationCA, Audited: true, Backup: true,
+		{Kind: hsm.CAKey, Where: spp, Labels: nameDeviceCA + ", " + nameDeviceCA + "-<version from 2>, " + nameStationCA, Audited: true, Backup: true,
 			Users: "the custodian, to certify stations and programs (station CA) and devices' public keys (device CA)",
 			Thief: "station CA: stations with any grant, so identities used up and packages for listed chips, which open in those chips only. Device CA: X.509 certificates for keys that no device has"},
 		{Kind: hsm.SubmissionKey, Where: spp, Labels: nameSubmission,
