@@ -3,6 +3,7 @@ package provisioning_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning"
+	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
 	"github.com/devicekeys/devicekeys/registry"
@@ -157,27 +159,83 @@ func TestPairsAgain(t *testing.T) {
 }
 
 // TestForeignKey: a key that waits with another identity, or for another entry,
-// is no key of this one.
+// is no key of this one: refused with a code of its own, and an incident for people.
 func TestForeignKey(t *testing.T) {
 	t.Parallel()
 	l := newLine(t, pairsProfile())
 	ids := l.stock(t, 0, 2)
 	l.advance(t, 0)
 	owner := l.pool.AsOwner()
-	for _, swap := range []string{
+	var earlier []*hand
+	for n, swap := range []string{
 		`update waiting_key k set sealed = (select sealed from waiting_key o where o.value <> k.value and o.entry = k.entry)`,
 		`update waiting_key k set sealed = (select sealed from waiting_key o where o.value <> k.value and o.entry <> k.entry)`,
+		`update waiting_key k set sealed = overlay(sealed placing '\x00' from octet_length(sealed))`,
+		`update waiting_key k set sealed = '\x00'`,
 	} {
 		if _, err := owner.ExecContext(t.Context(), swap); err != nil {
 			t.Fatal(err)
 		}
 		f := on(l.station(t), l.device(t, true))
-		if err := f.begin(t.Context()); connect.CodeOf(err) == connect.CodeUnknown || err == nil {
-			t.Errorf("a device was begun with another's key: %v", err)
+		if n%2 == 1 { // the two identities are reserved for the two chips before
+			f = on(l.station(t), earlier[n/2])
+		} else {
+			earlier = append(earlier, f.device)
+		}
+		refused(t, f.begin(t.Context()), connect.CodeFailedPrecondition, provisioning.CodePoolKey)
+		if got := l.incidents(t); got != n+1 {
+			t.Errorf("%d incidents after %d foreign keys", got, n+1)
 		}
 	}
 	if used, err := l.records.Store.Known(t.Context(), ids); err != nil || len(used) != 0 {
 		t.Errorf("the records bound identities: %v, %v", used, err)
+	}
+}
+
+// TestPointOfAnother: a public key that a device was begun with serves no second one, however it came into the pool.
+func TestPointOfAnother(t *testing.T) {
+	t.Parallel()
+	l := newLine(t, pairsProfile("source: pool", "source: imported"))
+	ids := l.stock(t, 0, 2)
+	a := provisioning.Advance{Realm: dev, Profile: l.profiles[0], Keys: l.keys, DeviceCA: l.deviceCA, Pool: l.pool.Store}
+	pairs := map[string]keypackage.WaitingKey{}
+	for _, id := range ids { // the second identity is given the first one's pairs, once those have left the pool
+		waiting, err := l.pool.Store.Look(t.Context(), []identity.Identity{id})
+		must(t, err)
+		var keys []pool.Key
+		for _, e := range l.profiles[0].Entries {
+			if e.Source != profile.Imported {
+				continue
+			}
+			w, ok := pairs[e.Name]
+			if !ok {
+				w, err = l.keys.Make(t.Context(), e.Algorithm)
+				must(t, err)
+				pairs[e.Name] = w
+			}
+			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w)
+			must(t, err)
+			keys = append(keys, k)
+		}
+		if _, err := l.pool.Store.AddKeys(t.Context(), keys); err != nil {
+			t.Fatal(err)
+		}
+		f := on(l.station(t), l.device(t, true))
+		if id == ids[0] {
+			must(t, f.run(t.Context(), 0))
+			continue
+		}
+		refused(t, f.begin(t.Context()), connect.CodeFailedPrecondition, provisioning.CodePoolKey)
+		if _, err := l.records.Store.Newest(t.Context(), f.device.chip.ID().RecordID()); !errors.Is(err, records.ErrNotFound) {
+			t.Errorf("the second device has a row: %v", err)
+		}
+	}
+	if n := l.incidents(t); n != 1 {
+		t.Errorf("%d incidents, want one", n)
+	}
+	all, err := l.records.Store.Incidents(t.Context(), 10)
+	if err != nil || !strings.Contains(all[0].Detail, "a public key of the device is another one's") {
+		t.Errorf("%+v, %v", all, err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
 type poolGenerateCmd struct {
@@ -77,6 +78,9 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 			bar := c.Progress(out.Err, total, "identities")
 			a := provisioning.Advance{
 				Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool, Workers: generateWorkers, Progress: func(n int) { bar.Add(n) },
+				Order: func(ctx context.Context, n int, first, last identity.Identity) error {
+					return s.records.OrderKeys(ctx, records.ActGenerateKeys, c.Line, records.Order{Operator: c.Operator, Reason: fmt.Sprintf("%d keys in advance, %s to %s", n, first, last)})
+				},
 				License: func(ctx context.Context, n int, first, last identity.Identity) error {
 					return s.records.License(ctx, audit.Event{
 						Kind: audit.Certify, Key: label, Actor: "operator " + c.Operator,
