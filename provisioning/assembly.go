@@ -118,6 +118,10 @@ func New(c Config) (*Assembly, error) {
 			return nil, fmt.Errorf("make assembly: product line %q has certificates: name the device CA's certificate", p.Name)
 		}
 		a.lines[p.Name] = p
+		if e, ok := unshared(p); ok && c.ServiceKey.IsZero() {
+			c.Log.Warn("a communication key of this line is not derived, and there is no transport key of a device service: no service will ever let these devices in by it",
+				"line", p.Name, "entry", e, "next", "name service_transport_key before devices are made, unless the key is for something else")
+		}
 	}
 	a.cache = newKeyCache(c.Now, c.Log, c.Metrics.deviceKeys)
 	a.publisher = newPublisher(c, keys, a.cache.forget)

@@ -179,6 +179,21 @@ func (b *beginning) vouch(ctx context.Context, m keypackage.Manifest, e keypacka
 	return b.keys.CheckValue(ctx, w, keypackage.CheckMessage(m, e.Key))
 }
 
+// shared tells whether an entry's key is one that the device service can't derive.
+func shared(e profile.Entry) bool {
+	return e.Source.Waits() && e.Kind == keypackage.Communication && e.Algorithm == keypackage.HMACSHA256
+}
+
+// unshared names the first such entry of a profile.
+func unshared(p profile.Profile) (entry string, ok bool) {
+	for _, e := range p.Entries {
+		if shared(e) {
+			return e.Name, true
+		}
+	}
+	return "", false
+}
+
 // share gives the device service the communication keys that it can't derive, each
 // wrapped to its HSM. A crash after it leaves a key of a device that never got it,
 // or gets it again with the next hello.
@@ -187,7 +202,7 @@ func (b *beginning) share(ctx context.Context) error {
 		return nil
 	}
 	for _, e := range b.profile.Entries {
-		if !e.Source.Waits() || e.Kind != keypackage.Communication || e.Algorithm != keypackage.HMACSHA256 {
+		if !shared(e) {
 			continue
 		}
 		w, err := b.waitingKey(e.Name)
