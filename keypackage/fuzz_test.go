@@ -290,3 +290,37 @@ func FuzzDeliveryList(f *testing.F) {
 		same(t, "a delivery list", signed, again, err)
 	})
 }
+
+// FuzzKeyFile reads the word of a sender on his file, and of nobody.
+func FuzzKeyFile(f *testing.F) {
+	s := newFixedSigner(f)
+	k := keypackage.KeyFile{Realm: identity.Development, Line: "meter", Hash: [32]byte(sequence(1, 32))}
+	raw, err := keypackage.SignKeyFile(f.Context(), s, k)
+	if err != nil {
+		f.Fatal(err)
+	}
+	payload, err := k.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	near(f, raw)
+	near(f, payload)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := keypackage.ParseKeyFile(b, s.Public()); err == nil && !bytes.Equal(b, raw) {
+			t.Fatalf("a file that nobody signed: %x", b)
+		}
+		if len(b) == 0 {
+			return
+		}
+		signed, err := statement.Sign(t.Context(), s, statement.KeyFile, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := keypackage.ParseKeyFile(signed, s.Public())
+		if err != nil {
+			return
+		}
+		again, err := keypackage.SignKeyFile(t.Context(), s, got)
+		same(t, "the statement of a key file", signed, again, err)
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,6 +71,12 @@ type vectors struct {
 	Published string `json:"published_message"`
 	Locked    string `json:"locked_message"`
 	PoolAAD   string `json:"pool_aad"`
+
+	ManifestRefused string `json:"manifest_refused"`
+
+	KeyFile       string `json:"key_file"`
+	KeyFileSender string `json:"key_file_sender"`
+	KeyFileSigned string `json:"key_file_statement"`
 }
 
 type fixture struct {
@@ -189,7 +196,45 @@ func newFixture(t testing.TB) fixture {
 		Published: x(keypackage.PublishedMessage(claimsHash)), Locked: x(keypackage.LockedMessage(claimsHash)),
 		PoolAAD: x(keypackage.PoolAAD(realm, 1, id, "sim-lock")),
 	}
+	v.ManifestRefused = x(onePointTwice(t, m))
+	file := []byte("020000000001,content,,aGVyZSBpcyBhIGJsb2I=\n")
+	sender := newFixedSigner(t)
+	v.KeyFile, v.KeyFileSender = x(file), x(sender.Public().Point())
+	v.KeyFileSigned = x(must(keypackage.SignKeyFile(t.Context(), sender, keypackage.KeyFile{Realm: realm, Line: "meter", Hash: sha256.Sum256(file)})))
 	return fixture{manifest: m, claims: claims, claimsHash: claimsHash, hello: hello, data: data, contents: contents, backup: backup, secrets: secrets, vectors: v}
+}
+
+// onePointTwice gives a manifest whose signing and agreement keys are one, which nothing here encodes.
+func onePointTwice(t testing.TB, m keypackage.Manifest) []byte {
+	t.Helper()
+	_, p := point(t, sequence(0x21, 32))
+	_, q := point(t, sequence(0x31, 32))
+	m.Entries = []keypackage.Entry{
+		{Kind: keypackage.KeyPair, Key: keypackage.KeyID{Name: "tls"}, Algorithm: keypackage.ES256, Vouch: p.Point()},
+		{Kind: keypackage.KeyPair, Key: keypackage.KeyID{Name: "message"}, Algorithm: keypackage.ECDH, Vouch: q.Point()},
+	}
+	b, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Replace(b, q.Point(), p.Point(), 1)
+}
+
+// TestOnePointTwice: signing and key agreement are two keys.
+func TestOnePointTwice(t *testing.T) {
+	t.Parallel()
+	m := newFixture(t).manifest
+	b := onePointTwice(t, m)
+	if _, err := keypackage.ParseManifest(b); err == nil || !strings.Contains(err.Error(), `"message" has the public key of "tls"`) {
+		t.Errorf("read: %v", err)
+	}
+	_, p := point(t, sequence(0x21, 32))
+	for _, name := range []string{"a", "b"} {
+		m.Entries = append(m.Entries[:len(m.Entries):len(m.Entries)], keypackage.Entry{Kind: keypackage.KeyPair, Key: keypackage.KeyID{Name: name}, Algorithm: keypackage.ES256, Vouch: p.Point()})
+	}
+	if _, err := m.Encode(); err == nil {
+		t.Error("encoded")
+	}
 }
 
 func TestGolden(t *testing.T) {

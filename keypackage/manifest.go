@@ -90,7 +90,7 @@ func (m Manifest) check() error {
 	case len(m.Entries) == 0 || len(m.Entries) > MaxEntries:
 		return fmt.Errorf("%d entries: 1 to %d are allowed", len(m.Entries), MaxEntries)
 	}
-	seen := map[string]bool{}
+	seen, points := map[string]bool{}, map[string]string{}
 	for i, e := range m.Entries {
 		if err := e.check(); err != nil {
 			return fmt.Errorf("entry %d: %w", i+1, err)
@@ -99,6 +99,14 @@ func (m Manifest) check() error {
 			return fmt.Errorf("entry %d: the name %q stands twice", i+1, e.Key.Name)
 		}
 		seen[e.Key.Name] = true
+		if e.Form() != FormPair {
+			continue
+		}
+		// Signing and key agreement are two keys, and so are any two entries.
+		if name, twice := points[string(e.Vouch)]; twice {
+			return fmt.Errorf("entry %d: %q has the public key of %q", i+1, e.Key.Name, name)
+		}
+		points[string(e.Vouch)] = e.Key.Name
 	}
 	return nil
 }

@@ -228,3 +228,53 @@ func TestDeliveryList(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyFile: a sender's word is about one file, one product line and one realm, and nobody else's.
+func TestKeyFile(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, other := listSigner{key}, newFixedSigner(t)
+	k := keypackage.KeyFile{Realm: identity.Development, Line: "meter", Hash: [32]byte{7}}
+	raw, err := keypackage.SignKeyFile(t.Context(), s, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := keypackage.ParseKeyFile(raw, s.Public())
+	if err != nil || got != k {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if err := got.Match(k); err != nil {
+		t.Error(err)
+	}
+	for name, want := range map[string]keypackage.KeyFile{
+		"another realm": {Realm: identity.Production, Line: "meter", Hash: k.Hash},
+		"another line":  {Realm: k.Realm, Line: "phone", Hash: k.Hash},
+		"another file":  {Realm: k.Realm, Line: "meter", Hash: [32]byte{8}},
+	} {
+		if err := got.Match(want); !errors.Is(err, keypackage.ErrKeyFile) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := keypackage.ParseKeyFile(raw, other.Public()); !errors.Is(err, statement.ErrForm) {
+		t.Errorf("another sender's key: %v", err)
+	}
+	for name, bad := range map[string]keypackage.KeyFile{"no line": {Realm: 1}, "no realm": {Line: "meter"}, "a long name": {Realm: 1, Line: strings.Repeat("x", 65)}} {
+		if _, err := keypackage.SignKeyFile(t.Context(), s, bad); err == nil {
+			t.Errorf("%s: signed", name)
+		}
+	}
+	payload, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same words, signed as something else.
+	if raw, err = statement.Sign(t.Context(), s, statement.DeliveryList, payload); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keypackage.ParseKeyFile(raw, s.Public()); !errors.Is(err, statement.ErrForm) {
+		t.Errorf("a statement of another type: %v", err)
+	}
+}

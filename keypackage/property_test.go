@@ -58,14 +58,15 @@ func names() *rapid.Generator[string] { return rapid.StringMatching(`[a-z0-9-]{1
 
 func drawManifest(t *rapid.T, points []statement.PublicKey) keypackage.Manifest {
 	m := keypackage.Manifest{Realm: drawRealm(t), Identity: drawIdentity(t), ChipID: drawChip(t), Generation: drawGeneration(t)}
-	for _, name := range rapid.SliceOfNDistinct(names(), 1, 6, rapid.ID).Draw(t, "names") {
+	first := rapid.IntRange(0, len(points)-1).Draw(t, "point")
+	for i, name := range rapid.SliceOfNDistinct(names(), 1, len(points), rapid.ID).Draw(t, "names") {
 		e := keypackage.Entry{Key: keypackage.KeyID{Name: name}, Algorithm: keypackage.None, Vouch: drawBytes(t, "vouch", 32, 32)}
 		switch rapid.IntRange(0, 4).Draw(t, "form") {
 		case 0:
 			e.Kind, e.Algorithm = keypackage.Communication, keypackage.HMACSHA256
 			e.Key.KDF, e.Key.Version = rapid.Uint8Range(1, 2).Draw(t, "kdf"), rapid.Uint32Min(1).Draw(t, "version")
 		case 1:
-			e.Kind, e.Algorithm, e.Vouch = keypackage.KeyPair, keypackage.ES256, rapid.SampledFrom(points).Draw(t, "point").Point()
+			e.Kind, e.Algorithm, e.Vouch = keypackage.KeyPair, keypackage.ES256, points[(first+i)%len(points)].Point() // each once
 		case 2:
 			e.Kind, e.Algorithm = keypackage.DRM, keypackage.AES256GCM
 		case 3:
@@ -84,7 +85,7 @@ func drawSealed(t *rapid.T) keypackage.Sealed {
 
 func somePoints(t testing.TB) []statement.PublicKey {
 	var all []statement.PublicKey
-	for i := range 4 {
+	for i := range 6 {
 		_, p := point(t, sequence(byte(1+0x20*i), 32))
 		all = append(all, p)
 	}

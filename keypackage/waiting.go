@@ -1,6 +1,7 @@
 package keypackage
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/detcbor"
@@ -64,6 +65,9 @@ func ParseWaitingKey(b []byte) (WaitingKey, error) {
 	}
 	return k, nil
 }
+
+// PointHash gives SHA-256 of a pair's point: how pool and records know it again.
+func (w WaitingKey) PointHash() [sha256.Size]byte { return sha256.Sum256(w.Public) }
 
 func absent(b []byte) []byte {
 	if len(b) == 0 {

@@ -35,6 +35,10 @@ type Advance struct {
 	DeviceCA Certifier // nil where the profile has no certificates
 	Pool     KeyPool
 	Workers  int // keys made at once, from 1
+	// Order commits the operator's order to the records and the audit log, for a
+	// page: how many keys, and the first and last identity. Nil: there is none, as
+	// in an import, which has one for the whole file.
+	Order func(ctx context.Context, keys int, first, last identity.Identity) error
 	// License commits the audit entry for a page's certificates: how many, and
 	// the first and last identity.
 	License func(ctx context.Context, certificates int, first, last identity.Identity) error
@@ -103,7 +107,12 @@ func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[stri
 			batches = append(batches, k.Batch)
 		}
 	}
-	// A crash after it leaves a licence that nobody used.
+	// A crash after either leaves an order, or a licence, that nobody used.
+	if a.Order != nil {
+		if err := a.Order(ctx, len(made), page[0].Identity, page[len(page)-1].Identity); err != nil {
+			return 0, err
+		}
+	}
 	if certificates > 0 {
 		if err := a.License(ctx, certificates, page[0].Identity, page[len(page)-1].Identity); err != nil {
 			return 0, err
@@ -113,7 +122,7 @@ func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[stri
 	group.SetLimit(max(a.Workers, 1))
 	for i := range made {
 		group.Go(func() (err error) {
-			made[i].Sealed, err = a.make(work, batches[i], made[i].Identity, entries[made[i].Entry])
+			made[i], err = a.make(work, batches[i], made[i].Identity, entries[made[i].Entry])
 			return err
 		})
 	}
@@ -123,18 +132,20 @@ func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[stri
 	return a.Pool.AddKeys(ctx, made)
 }
 
-func (a Advance) make(ctx context.Context, batch int64, id identity.Identity, e profile.Entry) ([]byte, error) {
+func (a Advance) make(ctx context.Context, batch int64, id identity.Identity, e profile.Entry) (pool.Key, error) {
 	w, err := a.Keys.Make(ctx, e.Algorithm)
 	if err != nil {
-		return nil, fmt.Errorf("make the key of %s, entry %q: %w", id, e.Name, err)
+		return pool.Key{}, fmt.Errorf("make the key of %s, entry %q: %w", id, e.Name, err)
 	}
 	return a.Seal(ctx, batch, id, e, w)
 }
 
 // Seal certifies a waiting key, where its entry asks for that and no certificate
-// came with it, and seals it to identity and entry.
-func (a Advance) Seal(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, w keypackage.WaitingKey) ([]byte, error) {
-	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("key of %s, entry %q: %w", id, e.Name, err) }
+// came with it, and seals it to identity and entry: as the pool keeps it.
+func (a Advance) Seal(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, w keypackage.WaitingKey) (pool.Key, error) {
+	fail := func(err error) (pool.Key, error) {
+		return pool.Key{}, fmt.Errorf("key of %s, entry %q: %w", id, e.Name, err)
+	}
 	if e.Certificate && len(w.X509) == 0 {
 		public, err := statement.ParsePoint(w.Public)
 		if err != nil {
@@ -152,5 +163,10 @@ func (a Advance) Seal(ctx context.Context, batch int64, id identity.Identity, e 
 	if err != nil {
 		return fail(err)
 	}
-	return sealed, nil
+	key := pool.Key{Identity: id, Entry: e.Name, Sealed: sealed}
+	if w.Algorithm.Pair() {
+		point := w.PointHash()
+		key.Point = point[:]
+	}
+	return key, nil
 }

@@ -1,6 +1,7 @@
 package provisioning
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -26,6 +27,9 @@ type Config struct {
 	Keys     Keys
 	// DeviceCA signs devices' certificates; nil where no profile has any.
 	DeviceCA Certifier
+	// DeviceCALabel is the label of its key, as audit entries name it. Default:
+	// that of the first version.
+	DeviceCALabel string
 	// ServiceKey is the device service's transport key: communication keys that were
 	// not derived are wrapped to it, so that the service can fetch them. Zero: none is.
 	ServiceKey statement.PublicKey
@@ -60,6 +64,7 @@ type Assembly struct {
 	lines     map[string]profile.Profile
 	keys      *guard              // the only way to Config.Keys
 	service   statement.PublicKey // Config.ServiceKey
+	caLabel   string              // Config.DeviceCALabel
 	pool      Pool
 	records   Records
 	metrics   *Metrics
@@ -101,7 +106,7 @@ func New(c Config) (*Assembly, error) {
 	}
 	keys := newGuard(c)
 	a := &Assembly{
-		realm: c.Realm, lines: map[string]profile.Profile{}, keys: keys, service: c.ServiceKey, pool: c.Pool, records: c.Records,
+		realm: c.Realm, lines: map[string]profile.Profile{}, keys: keys, service: c.ServiceKey, caLabel: cmp.Or(c.DeviceCALabel, DeviceCALabel(c.Realm)), pool: c.Pool, records: c.Records,
 		metrics: c.Metrics, log: c.Log, now: c.Now, life: c.ReservationLife, stations: stations{cas: c.StationCAs, now: c.Now},
 		flights: newFlights(c.Now, c.Metrics.flights), halted: make(chan struct{}),
 	}
@@ -113,6 +118,10 @@ func New(c Config) (*Assembly, error) {
 			return nil, fmt.Errorf("make assembly: product line %q has certificates: name the device CA's certificate", p.Name)
 		}
 		a.lines[p.Name] = p
+		if e, ok := unshared(p); ok && c.ServiceKey.IsZero() {
+			c.Log.Warn("a communication key of this line is not derived, and there is no transport key of a device service: no service will ever let these devices in by it",
+				"line", p.Name, "entry", e, "next", "name service_transport_key before devices are made, unless the key is for something else")
+		}
 	}
 	a.cache = newKeyCache(c.Now, c.Log, c.Metrics.deviceKeys)
 	a.publisher = newPublisher(c, keys, a.cache.forget)

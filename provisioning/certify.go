@@ -80,5 +80,6 @@ func (a *Assembly) certificatesEntry(d records.Device) ([]byte, error) {
 	return registry.Entry{Realm: a.realm, Type: registry.Certificates, Record: d.Record, Generation: d.Generation, Sealed: b}.Encode()
 }
 
-// DeviceCALabel is the device CA's key, as audit entries name it.
+// DeviceCALabel is the key of the device CA's first version, as audit entries name
+// it.
 func DeviceCALabel(r identity.Realm) string { return r.Prefix() + "device-ca" }

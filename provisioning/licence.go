@@ -26,7 +26,7 @@ func (a *Assembly) event(kind audit.Kind, actor string, d records.Device, ids []
 	if len(d.Certificate) == 0 {
 		labels = append(labels, a.realm.Prefix()+"identity-signing")
 		if a.lines[d.Line].Certifies() {
-			labels = append(labels, DeviceCALabel(a.realm))
+			labels = append(labels, a.caLabel)
 		}
 	}
 	e := audit.Event{Kind: kind, Key: labels[0], Record: d.Record, Generation: d.Generation, Actor: actor}

@@ -3,6 +3,12 @@ package provisioning_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +20,11 @@ import (
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm/servicekeys"
+	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning"
+	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
 	"github.com/devicekeys/devicekeys/registry"
@@ -122,20 +130,60 @@ func TestPairs(t *testing.T) {
 	published(2, r.X509)
 }
 
-// TestPairsAgain: a device that comes again, at another SPP or with another hello,
-// is given the same keys.
+// importKeys brings keys from outside for identities that wait, as spp pool import-keys does.
+func (l *line) importKeys(t testing.TB, ids []identity.Identity) {
+	t.Helper()
+	a := provisioning.Advance{Realm: dev, Profile: l.profiles[0], Keys: l.keys, DeviceCA: l.deviceCA, Pool: l.pool.Store}
+	to, err := l.keys.TransportKey()
+	must(t, err)
+	waiting, err := l.pool.Store.Look(t.Context(), ids)
+	must(t, err)
+	for _, id := range ids {
+		for _, e := range l.profiles[0].Entries {
+			if e.Source != profile.Imported {
+				continue
+			}
+			key, public := make([]byte, 32), []byte(nil)
+			rand.Read(key) // never fails
+			if e.Algorithm.Pair() {
+				private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+				must(t, err)
+				key, err = x509.MarshalPKCS8PrivateKey(private)
+				must(t, err)
+				public, err = private.PublicKey.Bytes()
+				must(t, err)
+			}
+			blob, err := transport.WrapSoftware(dev, to, "device "+id.URN()+" "+e.Name, key)
+			must(t, err)
+			w, err := l.keys.Import(t.Context(), e.Algorithm, public, "device "+id.URN()+" "+e.Name, blob)
+			must(t, err)
+			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w)
+			must(t, err)
+			_, err = l.pool.Store.AddKeys(t.Context(), []pool.Key{k})
+			must(t, err)
+		}
+	}
+}
+
+// TestPairsAgain: keys of every algorithm and source go through the line. A device that comes again, at another SPP or
+// with another hello, is given the same ones; certificates name the identity only where the profile says so.
 func TestPairsAgain(t *testing.T) {
 	t.Parallel()
-	for name, profile := range map[string]string{
-		"in advance":  pairsProfile(),
-		"on the spot": pairsProfile("source: pool", "source: made"),
-	} {
-		t.Run(name, func(t *testing.T) {
+	const field = "\n  - {name: field, kind: communication, algorithm: hmac-sha-256, source: made}\n"
+	for _, source := range []string{"made", "pool", "imported"} {
+		t.Run(source, func(t *testing.T) {
 			t.Parallel()
-			l := newLine(t, profile)
-			l.stock(t, 0, 1)
-			if strings.Contains(profile, "source: pool") {
-				l.advance(t, 0)
+			named := source != "pool"
+			l := newLine(t, strings.NewReplacer("source: pool", "source: "+source, "source: made", "source: "+source,
+				"identity_in_certificates: true", fmt.Sprintf("identity_in_certificates: %t", named)).Replace(strings.TrimRight(pairsProfile(), "\n")+field))
+			ids := l.stock(t, 0, 1)
+			switch source {
+			case "pool":
+				if _, keys := l.advance(t, 0); keys != 4 {
+					t.Fatalf("%d keys", keys)
+				}
+			case "imported":
+				l.importKeys(t, ids)
 			}
 			other := l.start(t)
 			f := on(l.station(t), l.device(t, true))
@@ -143,7 +191,7 @@ func TestPairsAgain(t *testing.T) {
 			first, err := l.records.Store.Newest(t.Context(), f.record())
 			must(t, err)
 			f.station = l.stationOf(t, other)
-			must(t, f.run(t.Context(), 0))
+			must(t, f.run(t.Context(), 0)) // to the end: the device checks each key against what vouches for it, is erased and restored
 			second, err := l.records.Store.Newest(t.Context(), f.record())
 			must(t, err)
 			if !bytes.Equal(first.Manifest, second.Manifest) || bytes.Equal(first.Package, second.Package) {
@@ -152,32 +200,116 @@ func TestPairsAgain(t *testing.T) {
 			if diff := cmp.Diff(first.X509, second.X509); diff != "" {
 				t.Errorf("certificates differ: %s", diff)
 			}
+			m, err := keypackage.ParseManifest(second.Manifest)
+			must(t, err)
+			seen := map[keypackage.Algorithm]bool{}
+			for _, e := range m.Entries {
+				if !e.Key.Derived() {
+					seen[e.Algorithm] = true
+				}
+			}
+			if len(seen) != 4 {
+				t.Errorf("the line gave keys of %d algorithms, want 4", len(seen))
+			}
+			for i, der := range second.X509 {
+				c, err := devicecert.Check(der, l.roots, devicecert.Want{})
+				if err != nil || (c.Identity != nil) != named || (c.Record == nil) != (source != "made") {
+					t.Errorf("certificate %d: %v, %+v", i, err, c)
+				}
+			}
+			if len(second.X509) != 2 {
+				t.Errorf("%d certificates", len(second.X509))
+			}
+			// Another generation: a key from outside is there once.
+			l.unlock(t, f.record(), 2)
+			next := on(f.station, f.device)
+			if source == "imported" {
+				refused(t, next.begin(t.Context()), connect.CodeFailedPrecondition, provisioning.CodeProfile)
+				return
+			}
+			must(t, next.run(t.Context(), 0))
 		})
 	}
 }
 
 // TestForeignKey: a key that waits with another identity, or for another entry,
-// is no key of this one.
+// is no key of this one: refused with a code of its own, and an incident for people.
 func TestForeignKey(t *testing.T) {
 	t.Parallel()
 	l := newLine(t, pairsProfile())
 	ids := l.stock(t, 0, 2)
 	l.advance(t, 0)
 	owner := l.pool.AsOwner()
-	for _, swap := range []string{
+	var earlier []*hand
+	for n, swap := range []string{
 		`update waiting_key k set sealed = (select sealed from waiting_key o where o.value <> k.value and o.entry = k.entry)`,
 		`update waiting_key k set sealed = (select sealed from waiting_key o where o.value <> k.value and o.entry <> k.entry)`,
+		`update waiting_key k set sealed = overlay(sealed placing '\x00' from octet_length(sealed))`,
+		`update waiting_key k set sealed = '\x00'`,
 	} {
 		if _, err := owner.ExecContext(t.Context(), swap); err != nil {
 			t.Fatal(err)
 		}
 		f := on(l.station(t), l.device(t, true))
-		if err := f.begin(t.Context()); connect.CodeOf(err) == connect.CodeUnknown || err == nil {
-			t.Errorf("a device was begun with another's key: %v", err)
+		if n%2 == 1 { // the two identities are reserved for the two chips before
+			f = on(l.station(t), earlier[n/2])
+		} else {
+			earlier = append(earlier, f.device)
+		}
+		refused(t, f.begin(t.Context()), connect.CodeFailedPrecondition, provisioning.CodePoolKey)
+		if got := l.incidents(t); got != n+1 {
+			t.Errorf("%d incidents after %d foreign keys", got, n+1)
 		}
 	}
 	if used, err := l.records.Store.Known(t.Context(), ids); err != nil || len(used) != 0 {
 		t.Errorf("the records bound identities: %v, %v", used, err)
+	}
+}
+
+// TestPointOfAnother: a public key that a device was begun with serves no second one, however it came into the pool.
+func TestPointOfAnother(t *testing.T) {
+	t.Parallel()
+	l := newLine(t, pairsProfile("source: pool", "source: imported"))
+	ids := l.stock(t, 0, 2)
+	a := provisioning.Advance{Realm: dev, Profile: l.profiles[0], Keys: l.keys, DeviceCA: l.deviceCA, Pool: l.pool.Store}
+	pairs := map[string]keypackage.WaitingKey{}
+	for _, id := range ids { // the second identity is given the first one's pairs, once those have left the pool
+		waiting, err := l.pool.Store.Look(t.Context(), []identity.Identity{id})
+		must(t, err)
+		var keys []pool.Key
+		for _, e := range l.profiles[0].Entries {
+			if e.Source != profile.Imported {
+				continue
+			}
+			w, ok := pairs[e.Name]
+			if !ok {
+				w, err = l.keys.Make(t.Context(), e.Algorithm)
+				must(t, err)
+				pairs[e.Name] = w
+			}
+			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w)
+			must(t, err)
+			keys = append(keys, k)
+		}
+		if _, err := l.pool.Store.AddKeys(t.Context(), keys); err != nil {
+			t.Fatal(err)
+		}
+		f := on(l.station(t), l.device(t, true))
+		if id == ids[0] {
+			must(t, f.run(t.Context(), 0))
+			continue
+		}
+		refused(t, f.begin(t.Context()), connect.CodeFailedPrecondition, provisioning.CodePoolKey)
+		if _, err := l.records.Store.Newest(t.Context(), f.device.chip.ID().RecordID()); !errors.Is(err, records.ErrNotFound) {
+			t.Errorf("the second device has a row: %v", err)
+		}
+	}
+	if n := l.incidents(t); n != 1 {
+		t.Errorf("%d incidents, want one", n)
+	}
+	all, err := l.records.Store.Incidents(t.Context(), 10)
+	if err != nil || !strings.Contains(all[0].Detail, "a public key of the device is another one's") {
+		t.Errorf("%+v, %v", all, err)
 	}
 }
 
@@ -193,6 +325,10 @@ func TestServiceKey(t *testing.T) {
 	service, err := servicekeys.Open(t.Context(), token, dev)
 	must(t, err)
 	spp := l.start(t, func(c *provisioning.Config) { c.ServiceKey = to })
+	// The line's first SPP knows no device service, and says what that means; this one has nothing to say.
+	if n := strings.Count(l.log.String(), "no service will ever let these devices in"); n != 1 {
+		t.Errorf("%d warnings, want one", n)
+	}
 	l.stock(t, 0, 1)
 	f := on(l.stationOf(t, spp), l.device(t, true))
 	must(t, f.begin(t.Context()))

@@ -40,6 +40,7 @@ const (
 	CodeChallenge    Code = "challenge"     // not one of ours, or too old
 	CodeSetAside     Code = "set-aside"     // the sequencer refused the entry
 	CodeProfile      Code = "profile"       // the product line's profile, or a file that it names
+	CodePoolKey      Code = "pool-key"      // a key that waited in the pool is another's, or was changed
 	CodeConflict     Code = "conflict"      // the call was made before, with other content
 
 	// Something ran out.

@@ -144,11 +144,17 @@ func (b *beginning) license(ctx context.Context, g identity.Generation, id ident
 	if err = b.openWaited(ctx, d, waited); err != nil {
 		return err
 	}
+	if d.Points, err = b.points(); err != nil {
+		return err
+	}
 	// A crash before the commit leaves sealed secrets that nobody has; after it
 	// a device to go on with.
 	err = b.records.Reserve(ctx, d, b.event(audit.Assemble, b.station.actor(), d, derivedOf(p)))
 	if errors.Is(err, records.ErrExists) || errors.Is(err, records.ErrConflict) {
 		return errors.Join(errRaced, err)
+	}
+	if errors.Is(err, records.ErrPointUsed) {
+		return b.poolKey(ctx, d, "a public key of the device is another one's", facts{"points": digests(d.Points)}).because(err)
 	}
 	if err != nil {
 		return err

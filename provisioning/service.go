@@ -99,7 +99,7 @@ var classes = map[Code]connect.Code{
 
 	CodeOtherRealm: connect.CodeFailedPrecondition, CodeROMKey: connect.CodeFailedPrecondition, CodeState: connect.CodeFailedPrecondition,
 	CodeOutOfUse: connect.CodeFailedPrecondition, CodeTransferLost: connect.CodeFailedPrecondition, CodeChallenge: connect.CodeFailedPrecondition,
-	CodeSetAside: connect.CodeFailedPrecondition, CodeProfile: connect.CodeFailedPrecondition, CodeUnknown: connect.CodeNotFound,
+	CodeSetAside: connect.CodeFailedPrecondition, CodeProfile: connect.CodeFailedPrecondition, CodePoolKey: connect.CodeFailedPrecondition, CodeUnknown: connect.CodeNotFound,
 
 	CodeActive: connect.CodeAlreadyExists, CodeConflict: connect.CodeAlreadyExists,
 

@@ -3,7 +3,11 @@ package provisioning
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/identity"
@@ -103,12 +107,53 @@ func SealWaiting(ctx context.Context, keys Keys, realm identity.Realm, batch int
 func (b *beginning) openWaited(ctx context.Context, d records.Device, waited sealedByEntry) error {
 	for entry, sealed := range waited {
 		s, err := b.openSecret(ctx, d, records.SealedSecret{Entry: entry, Sealed: sealed})
+		if err == nil {
+			_, err = keypackage.ParseWaitingKey(s.Value)
+		} else if ctx.Err() != nil || errors.As(err, new(*keyError)) {
+			return err // the HSM is away or slow, and says nothing of the key
+		}
 		if err != nil {
-			return err
+			return b.poolKey(ctx, d, "what waits in the pool for an entry does not open as this identity's: the row was changed, or is another's",
+				facts{"entry": entry, "came": digest(sealed)}).because(err)
 		}
 		b.secrets[entry] = s
 	}
 	return nil
+}
+
+// points gives SHA-256 of the points of the device's pairs, which no other device
+// may have.
+func (b *beginning) points() ([][32]byte, error) {
+	var all [][32]byte
+	for _, e := range b.profile.Entries {
+		if !e.Source.Waits() || !e.Algorithm.Pair() {
+			continue
+		}
+		w, err := b.waitingKey(e.Name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, w.PointHash())
+	}
+	return all, nil
+}
+
+func digests(points [][32]byte) string {
+	var all []string
+	for _, p := range points {
+		all = append(all, hex.EncodeToString(p[:]))
+	}
+	return strings.Join(all, " ")
+}
+
+// poolKey keeps the incident that belongs to a key that can't be this device's, and
+// gives the refusal. The identity stays reserved for the chip, so that nobody else
+// meets it before somebody has looked.
+func (b *beginning) poolKey(ctx context.Context, d records.Device, detail string, f facts) *Refusal {
+	f["batch"] = strconv.FormatInt(d.Batch, 10)
+	b.incident(ctx, b.station, deviceID{d.Record, d.Generation}, CodePoolKey, "begin", fmt.Sprintf("%s %s: %s", d.Identity.Type(), d.Identity, detail), f)
+	return refuse(CodePoolKey, "set the device aside; an operator finds out who made the keys of this identity and batch, and burns it: spp pool burn",
+		"a key of %s %s can't be given to record %s", d.Identity.Type(), d.Identity, d.Record.Short())
 }
 
 // waitingKey gives the key of an entry whose source is one that waits.
@@ -134,6 +179,21 @@ func (b *beginning) vouch(ctx context.Context, m keypackage.Manifest, e keypacka
 	return b.keys.CheckValue(ctx, w, keypackage.CheckMessage(m, e.Key))
 }
 
+// shared tells whether an entry's key is one that the device service can't derive.
+func shared(e profile.Entry) bool {
+	return e.Source.Waits() && e.Kind == keypackage.Communication && e.Algorithm == keypackage.HMACSHA256
+}
+
+// unshared names the first such entry of a profile.
+func unshared(p profile.Profile) (entry string, ok bool) {
+	for _, e := range p.Entries {
+		if shared(e) {
+			return e.Name, true
+		}
+	}
+	return "", false
+}
+
 // share gives the device service the communication keys that it can't derive, each
 // wrapped to its HSM. A crash after it leaves a key of a device that never got it,
 // or gets it again with the next hello.
@@ -142,7 +202,7 @@ func (b *beginning) share(ctx context.Context) error {
 		return nil
 	}
 	for _, e := range b.profile.Entries {
-		if !e.Source.Waits() || e.Kind != keypackage.Communication || e.Algorithm != keypackage.HMACSHA256 {
+		if !shared(e) {
 			continue
 		}
 		w, err := b.waitingKey(e.Name)

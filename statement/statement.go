@@ -39,6 +39,8 @@ const (
 	Attestation Type = "application/vnd.devicekeys.attestation+cbor"
 	// DeliveryList names the chips of a delivery (the chip maker's key).
 	DeliveryList Type = "application/vnd.devicekeys.delivery+cbor"
+	// KeyFile says of one file of devices' keys from outside who sends it (the sender's key).
+	KeyFile Type = "application/vnd.devicekeys.key-file+cbor"
 	// Submission carries entries to the sequencer (submission key).
 	Submission Type = "application/vnd.devicekeys.submission+cbor"
 	// AuditHead fixes the audit log up to an entry (audit key).

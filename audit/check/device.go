@@ -32,6 +32,7 @@ const pageSize = 100
 func (c *checker) everyDevice(ctx context.Context) {
 	c.lines = newActives()
 	var page []records.Device
+	keys := points{}
 	look := func() error {
 		defer func() { page = page[:0] }()
 		c.comparePage(ctx, page)
@@ -47,6 +48,7 @@ func (c *checker) everyDevice(ctx context.Context) {
 		c.report.Devices++
 		c.devices = append(c.devices, seen{deviceID{d.Record, d.Generation}, d.Identity, d.State, d.Licence, d.Uses, d.PackagedAt})
 		c.forms(d)
+		keys.look(c, d)
 		c.proof(ctx, d)
 		page = append(page, d)
 		return nil

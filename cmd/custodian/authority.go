@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 )
@@ -32,13 +33,24 @@ const (
 // authority is one of the CAs.
 type authority struct {
 	file, label, name string
+	unit              string // "" or what tells one version's name from another's
 	years             int
 }
 
 func authorities(c Config) (station, device authority) {
-	station = authority{"station-ca.pem", maker.StationCALabel(c.Realm), c.Realm.String() + " station CA", stationCALife}
-	device = authority{"device-ca.pem", maker.DeviceCALabel(c.Realm), c.Realm.String() + " device CA", deviceCALife}
-	return station, device
+	station = authority{file: "station-ca.pem", label: maker.StationCALabel(c.Realm), name: c.Realm.String() + " station CA", years: stationCALife}
+	return station, deviceAuthority(c, 1)
+}
+
+// deviceAuthority is a version of the device CA. All have one common name, which says what they are for (package
+// devicecert); from version 2 on an organisational unit tells them apart, so that a verifier which looks issuers up by
+// name alone finds the right one.
+func deviceAuthority(c Config, version uint32) authority {
+	a := authority{file: "device-ca.pem", label: maker.DeviceCALabel(c.Realm, version), name: devicecert.CACommonName(c.Realm), years: deviceCALife}
+	if version > 1 {
+		a.file, a.unit = fmt.Sprintf("device-ca-%d.pem", version), fmt.Sprintf("version %d", version)
+	}
+	return a
 }
 
 func (a authority) path(c Config) string { return filepath.Join(c.Public.String(), a.file) }
@@ -59,6 +71,9 @@ func (a authority) publish(ctx context.Context, tok *hsm.Token, c Config, l *lic
 		return false, err
 	}
 	subject := pkix.Name{Organization: []string{c.Organisation}, CommonName: a.name}
+	if a.unit != "" {
+		subject.OrganizationalUnit = []string{a.unit}
+	}
 	serial, err := l.certify(ctx, a.label, subject.String())
 	if err != nil {
 		return false, err

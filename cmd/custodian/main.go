@@ -13,6 +13,7 @@ type program struct {
 	Setup     setupCmd                   `cmd:"" help:"Make the SPP's token and the maker's keys in it (development realm)."`
 	Token     tokenCmd                   `cmd:"" help:"Make another program's token, its TLS key and a certificate request."`
 	Certify   certifyCmd                 `cmd:"" help:"Sign a certificate request as the station CA."`
+	DeviceCA  deviceCACmd                `cmd:"" name:"device-ca" help:"Make the device CA's next version: its key, its certificate, and the roots of all versions (development realm)."`
 	Purpose   purposeCmd                 `cmd:"" help:"Bring a purpose key into the device service's token: export and import."`
 	Transport transportCmd               `cmd:"" help:"The key that keys from outside are wrapped to."`
 	Show      showCmd                    `cmd:"" help:"List the keys of the SPP's token as they are read back."`

@@ -33,7 +33,7 @@ type Config struct {
 type TLSConfig struct {
 	Key         string       `yaml:"key" example:"dev-tls-deviceservice" help:"Label of the TLS key in the token. Left out: the realm's prefix and \"tls-deviceservice\"."`
 	Certificate console.Path `yaml:"certificate" example:"deviceservice.pem" help:"The service's certificate, PEM; it names the service's hosts."`
-	DeviceCA    console.Path `yaml:"device_ca" example:"public/device-ca.pem" help:"Certificate of the device CA, PEM."`
+	DeviceCA    console.Path `yaml:"device_ca" example:"public/device-ca.pem" help:"Certificates of the device CA, PEM: all versions that devices have certificates of, one after the other."`
 }
 
 // Validate checks the pair.

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/cmd/internal/signingkey"
 	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/message"
@@ -86,11 +87,11 @@ func (c *sendtoCmd) Run(ctx context.Context, io console.IO) error {
 	var sender statement.Signer // nil: nobody
 	signedBy := ""
 	if c.SignKey != "" {
-		key, err := readKey(c.SignKey.String())
+		key, err := signingkey.Read(c.SignKey.String())
 		if err != nil {
 			return err
 		}
-		sender, signedBy = key, key.public.ID().String()
+		sender, signedBy = key, key.Public().ID().String()
 	}
 	// Before the network is asked: a missing file is found at once.
 	body, err := c.body(io.In)

@@ -31,7 +31,7 @@ type Config struct {
 	Records       databaseconfig.Config `yaml:"records" help:"Database records, as role spp."`
 	Sequencer     SequencerConfig       `yaml:"sequencer" help:"The registry's sequencer."`
 	Profiles      []console.Path        `yaml:"profiles" required:"true" example:"[phone.yaml]" help:"Profiles of the product lines served, one file each."`
-	DeviceCA      console.Path          `yaml:"device_ca" example:"public/device-ca.pem" help:"Certificate of the device CA, PEM; its key is in the token. Only for product lines whose profile has certificates."`
+	DeviceCA      console.Path          `yaml:"device_ca" example:"public/device-ca.pem" help:"Certificate of the device CA that signs from now on, PEM; by it its key is found in the token, where every version's is. Only for product lines whose profile has certificates."`
 	ServiceKey    console.Path          `yaml:"service_transport_key" example:"service-transport.pem" help:"Public half of the device service's transport key, PEM (custodian token --for deviceservice): communication keys that are not derived are wrapped to it in the HSM, and kept in the records for the service. Left out: none is."`
 	ChipMakers    []console.Path        `yaml:"chip_makers" example:"[chip-maker.pem]" help:"Public keys of the chip makers whose delivery lists are imported, PEM."`
 	Owner         *OwnerConfig          `yaml:"owner" help:"The databases as their owners, for spp migrate alone. Leave it out where another hand migrates."`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/ecdsa"
 	"fmt"
 	"os"
 
@@ -14,33 +15,53 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// deviceCA gives the device CA of the token, or nil where no profile has certificates. The token is open for signatures.
-func (c Config) deviceCA(tok *hsm.Token, profiles ...profile.Profile) (provisioning.Certifier, error) {
+// deviceCA gives the device CA that signs from now on, and its key's label for the audit log; nil where no profile has
+// certificates. Which version it is, the configured certificate says by its public key: the token has the keys of all.
+// The token is open for signatures.
+func (c Config) deviceCA(tok *hsm.Token, keys *maker.Keys, profiles ...profile.Profile) (ca provisioning.Certifier, label string, err error) {
 	for _, p := range profiles {
 		if !p.Certifies() {
 			continue
 		}
 		if c.DeviceCA == "" {
-			return nil, noDeviceCA(p)
+			return nil, "", noDeviceCA(p)
 		}
-		cert, err := tokenconfig.Certificate(c.DeviceCA.String())
+		authority, label, err := c.authority(tok, keys)
 		if err != nil {
-			return nil, fmt.Errorf("device CA: %w", err)
+			return nil, "", console.Hint(fmt.Errorf("device CA %q: %w", c.DeviceCA, err), "name the certificate that custodian published for a key of this token: device-ca.pem (setup), or that of a later version (device-ca)")
 		}
-		signer, err := tok.Signer(maker.DeviceCALabel(c.Realm))
-		if err != nil {
-			return nil, fmt.Errorf("device CA: %w", err)
-		}
-		ca, err := devicecert.New(cert, signer)
-		if err == nil && ca.Realm() != c.Realm {
-			err = fmt.Errorf("certificate %q is of the %s realm, the configuration says %s", c.DeviceCA, ca.Realm(), c.Realm)
-		}
-		if err != nil {
-			return nil, console.Hint(fmt.Errorf("device CA: %w", err), "name the device-ca.pem that custodian setup published with these keys")
-		}
-		return ca, nil
+		return authority, label, nil
 	}
-	return nil, nil
+	return nil, "", nil
+}
+
+func (c Config) authority(tok *hsm.Token, keys *maker.Keys) (*devicecert.Authority, string, error) {
+	cert, err := tokenconfig.Certificate(c.DeviceCA.String())
+	if err != nil {
+		return nil, "", err
+	}
+	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, "", fmt.Errorf("its key is a %T, an EC P-256 key is expected", cert.PublicKey)
+	}
+	public, err := statement.FromECDSA(key)
+	if err != nil {
+		return nil, "", err
+	}
+	version, err := keys.DeviceCA(public)
+	if err != nil {
+		return nil, "", err
+	}
+	label := maker.DeviceCALabel(c.Realm, version)
+	signer, err := tok.Signer(label)
+	if err != nil {
+		return nil, "", err
+	}
+	ca, err := devicecert.New(cert, signer)
+	if err == nil && ca.Realm() != c.Realm {
+		err = fmt.Errorf("it is of the %s realm, the configuration says %s", ca.Realm(), c.Realm)
+	}
+	return ca, label, err
 }
 
 func noDeviceCA(p profile.Profile) error {

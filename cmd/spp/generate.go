@@ -12,6 +12,7 @@ import (
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
+	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
 type poolGenerateCmd struct {
@@ -70,16 +71,19 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 			total = min(total, c.Count)
 		}
 		return withToken(ctx, config, true, func(tok *hsm.Token, keys *maker.Keys) error {
-			ca, err := config.deviceCA(tok, p)
+			ca, label, err := config.deviceCA(tok, keys, p)
 			if err != nil {
 				return err
 			}
 			bar := c.Progress(out.Err, total, "identities")
 			a := provisioning.Advance{
 				Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool, Workers: generateWorkers, Progress: func(n int) { bar.Add(n) },
+				Order: func(ctx context.Context, n int, first, last identity.Identity) error {
+					return s.records.OrderKeys(ctx, records.ActGenerateKeys, c.Line, records.Order{Operator: c.Operator, Reason: fmt.Sprintf("%d keys in advance, %s to %s", n, first, last)})
+				},
 				License: func(ctx context.Context, n int, first, last identity.Identity) error {
 					return s.records.License(ctx, audit.Event{
-						Kind: audit.Certify, Key: maker.DeviceCALabel(config.Realm), Actor: "operator " + c.Operator,
+						Kind: audit.Certify, Key: label, Actor: "operator " + c.Operator,
 						Note: fmt.Sprintf("%d certificates made in advance for line %s, %s to %s", n, c.Line, first, last),
 					})
 				},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -37,7 +38,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"noticed":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).noticed(args) },
 	"incident": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).incident(args) },
 	"wrapkeys": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).wrapKeys(args[0], args[1:]) },
-	"audited":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).audited(args) },
+	"audited":  func(ts *testscript.TestScript, neg bool, args []string) { stage(ts).audited(neg, args) },
 }
 
 // stageKey is the name of a script's stage among its values.
@@ -179,16 +180,17 @@ func (s onStage) incident(args []string) {
 	}))
 }
 
-func (s onStage) audited(args []string) {
+func (s onStage) audited(neg bool, args []string) {
 	text, n := strings.Join(args, " "), 0
 	_, err := audit.New(s.place.records.As("auditor"), identity.Development).Verify(context.Background(), audit.Head{}, nil, func(e audit.Entry) error {
-		if fmt.Sprintf("%s, %s: %s", e.Kind, e.Actor, e.Note) == text {
+		line := fmt.Sprintf("%s, %s: %s", e.Kind, e.Actor, e.Note)
+		if found, err := regexp.MatchString("^"+text+"$", line); line == text || err == nil && found {
 			n++
 		}
 		return nil
 	})
 	s.Check(err)
-	if n != 1 {
-		s.Fatalf("%d audit entries %q, want one", n, text)
+	if want := map[bool]int{false: 1}[neg]; n != want {
+		s.Fatalf("%d audit entries %q, want %d", n, text, want)
 	}
 }

@@ -18,6 +18,7 @@ type poolCmd struct {
 	Status     poolStatusCmd     `cmd:"" help:"List the batches and what became of them."`
 	Generate   poolGenerateCmd   `cmd:"" help:"Make keys in advance for identities that wait."`
 	ImportKeys poolImportKeysCmd `cmd:"" name:"import-keys" help:"Import keys from outside for identities that wait."`
+	SignKeys   poolSignKeysCmd   `cmd:"" name:"sign-keys" help:"Sign a file of keys, as their sender."`
 	Keys       poolKeysCmd       `cmd:"" help:"Count the keys that wait."`
 	Burn       poolBurnCmd       `cmd:"" help:"Keep one identity from ever being given to a device."`
 }

@@ -17,6 +17,7 @@ const (
 	codeContested       = "contested"        // delivery lists contradict each other over the chip
 	codeState           = "state"            // the device, entry or identity is in another state
 	codePublication     = "publication"      // an entry has to be published first
+	codeSender          = "sender"           // a file is not the one that its sender vouches for
 	codeActive          = "active"           // the chip has an identity
 )
 

@@ -62,7 +62,7 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err := derivable(keys, profiles); err != nil {
 		return err
 	}
-	ca, err := config.deviceCA(tok, profiles...)
+	ca, caLabel, err := config.deviceCA(tok, keys, profiles...)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	}
 	defer transport.CloseIdleConnections()
 	assembly, err := provisioning.New(provisioning.Config{
-		Realm: config.Realm, Name: name, Profiles: profiles, Keys: keys, DeviceCA: ca, ServiceKey: serviceKey, Pool: stores.pool, Records: stores.records,
+		Realm: config.Realm, Name: name, Profiles: profiles, Keys: keys, DeviceCA: ca, DeviceCALabel: caLabel, ServiceKey: serviceKey, Pool: stores.pool, Records: stores.records,
 		Sequencer: sequencer.NewClient(&http.Client{Transport: transport}, config.Sequencer.URL),
 		AuditLog:  audit.New(stores.recordsDB, config.Realm), Metrics: provisioning.NewMetrics(registerer), Log: io.Log,
 		StationCAs: serverTLS.ClientCAs, KeyFault: keyFault, ReservationLife: config.Reservation,

@@ -332,6 +332,9 @@ def read_manifest(data: bytes) -> Manifest:
     listed = tuple(read_entry(e) for e in items(entries, 1, 32, f"{what}: entries"))
     if len({e.name for e in listed}) != len(listed):
         raise Refused(f"{what}: two entries have one name")
+    points = [e.vouch for e in listed if e.algorithm in (ES256, ECDH)]
+    if len(set(points)) != len(points):
+        raise Refused(f"{what}: two entries have one public key")
     return Manifest(realm_of(realm, what), (kind, name), chip_id_of(chip_id, what), generation_of(generation, what), listed)
 
 

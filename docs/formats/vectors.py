@@ -257,6 +257,14 @@ def messages(g: Golden, m: f.Manifest, t: bytes) -> None:
     g.compare("published_message", encode(["dk-published", 1, claims_hash]))
     g.compare("locked_message", encode(["dk-locked", 1, claims_hash]))
     g.compare("pool_aad", encode(["dk-pool", 1, 1, 1, IDENTITY_URN, "sim-lock"]))
+    try:
+        f.read_manifest(g.given("manifest_refused"))
+    except f.Refused:
+        pass
+    else:
+        raise Refused(f"{g.name}: a manifest with one point twice is read")
+    payload = encode([1, 1, "meter", sha256(g.given("key_file")).digest()])
+    g.compare("key_file_statement", statement(g.given("key_file_sender"), "key-file+cbor", payload, g.bytes("key_file_statement")))
 
 
 # ---- §11.

@@ -19,7 +19,8 @@ type Keys struct {
 
 	identitySigning, submission, audit signer
 	poolSeal, transport                *hsm.Key
-	poolWrap, poolUnwrap               map[bool]*hsm.Key // by whether they are of pairs
+	deviceCAs                          []statement.PublicKey // by version, from 1
+	poolWrap, poolUnwrap               map[bool]*hsm.Key     // by whether they are of pairs
 	purposes                           map[purposeID]*hsm.Key
 	kdfs                               map[uint32]hsm.KDF // by master version
 	specs                              []hsm.Spec         // of all keys, in the order of the inventory
@@ -59,6 +60,9 @@ func (k *Keys) open(ctx context.Context) error {
 		if found[f.name], err = k.find(ctx, hsm.Spec{Kind: f.kind, Label: k.realm.Prefix() + f.name}); err != nil {
 			return err
 		}
+	}
+	if err := k.openDeviceCAs(ctx, found[nameDeviceCA]); err != nil {
+		return err
 	}
 	for _, r := range all.sorted() {
 		spec := hsm.Spec{Kind: hsm.MasterKey, Label: r.label(), KDF: r.KDF}

@@ -21,6 +21,7 @@
 //	dev-purpose-channel-1      purpose key "channel", derived from master key 1
 //	dev-identity-signing       its public half is the ROM key
 //	dev-device-ca, dev-station-ca
+//	dev-device-ca-2            the device CA's next version, and so on (CreateDeviceCA)
 //	dev-submission, dev-audit
 //	dev-pool-wrap-symmetric, dev-pool-wrap-pair, dev-pool-seal
 //	dev-pool-unwrap-symmetric, dev-pool-unwrap-pair      copies that unwrap
@@ -99,10 +100,6 @@ func MasterLabel(realm identity.Realm, version uint32) string {
 func PurposeLabel(realm identity.Realm, purpose string, version uint32) string {
 	return fmt.Sprintf("%spurpose-%s-%d", realm.Prefix(), purpose, version)
 }
-
-// DeviceCALabel and StationCALabel give the labels of the CA keys, which package crypto/x509 uses through
-// hsm.Token.Signer.
-func DeviceCALabel(realm identity.Realm) string { return realm.Prefix() + nameDeviceCA }
 
 // StationCALabel gives the label of the key that signs certificates of stations and programs.
 func StationCALabel(realm identity.Realm) string { return realm.Prefix() + nameStationCA }

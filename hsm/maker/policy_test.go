@@ -1,7 +1,6 @@
 package maker_test
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"maps"
 	"slices"
@@ -39,7 +38,14 @@ func TestPolicy(t *testing.T) {
 	}
 	symmetricWrap, pairWrap := find(hsm.PoolWrapKey, "pool-wrap-symmetric"), find(hsm.PoolPairWrapKey, "pool-wrap-pair")
 	digest := sha256.Sum256(nil)
-	blob := bytes.Repeat([]byte{0xa6}, 40)
+	symmetricBlob, err := tok.Wrap(ctx, symmetricWrap, device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairBlob, err := tok.Wrap(ctx, pairWrap, pair)
+	if err != nil {
+		t.Fatal(err)
+	}
 	acts := map[string]func(*hsm.Key) error{
 		"mac":  func(k *hsm.Key) error { _, err := k.MAC(ctx, digest[:]); return err },
 		"cmac": func(k *hsm.Key) error { _, err := k.CMAC(ctx, digest[:]); return err },
@@ -56,7 +62,11 @@ func TestPolicy(t *testing.T) {
 		"wrap symmetric": func(k *hsm.Key) error { _, err := tok.Wrap(ctx, k, device); return err },
 		"wrap pair":      func(k *hsm.Key) error { _, err := tok.Wrap(ctx, k, pair); return err },
 		"unwrap": func(k *hsm.Key) error {
-			_, err := tok.Unwrap(ctx, k, blob, hsm.Spec{Kind: hsm.InboundKey})
+			_, err := tok.Unwrap(ctx, k, symmetricBlob, hsm.Spec{Kind: hsm.DeviceKey})
+			return err
+		},
+		"unwrap pair": func(k *hsm.Key) error {
+			_, err := tok.Unwrap(ctx, k, pairBlob, hsm.Spec{Kind: hsm.DeviceSigningKey})
 			return err
 		},
 		"leave": func(k *hsm.Key) error {
@@ -68,6 +78,7 @@ func TestPolicy(t *testing.T) {
 		},
 		"copy": func(k *hsm.Key) error { _, err := tok.Hot(ctx, k); return err },
 	}
+	listed := map[string]bool{}
 	for _, c := range []struct {
 		kind  hsm.Kind
 		name  string
@@ -84,7 +95,11 @@ func TestPolicy(t *testing.T) {
 		{hsm.PoolWrapKey, "pool-wrap-symmetric", "copy, wrap symmetric"},
 		{hsm.PoolPairWrapKey, "pool-wrap-pair", "copy, wrap pair"},
 		{hsm.PoolSealKey, "pool-seal", "copy, seal"},
+		{hsm.PoolUnwrapKey, "pool-unwrap-symmetric", "copy, unwrap"},
+		{hsm.PoolPairUnwrapKey, "pool-unwrap-pair", "copy, unwrap pair"},
+		{hsm.TransportKey, "transport", "agree"},
 	} {
+		listed["dev-"+c.name] = true
 		key := find(c.kind, c.name)
 		var allowed []string
 		for _, act := range slices.Sorted(maps.Keys(acts)) {
@@ -94,6 +109,11 @@ func TestPolicy(t *testing.T) {
 		}
 		if got := strings.Join(allowed, ", "); got != c.allow {
 			t.Errorf("%s allows %q, want %q", c.name, got, c.allow)
+		}
+	}
+	for _, s := range append(plan().Born(), hsm.Spec{Label: "dev-purpose-channel-1"}) {
+		if !listed[s.Label] {
+			t.Errorf("%s lasts, and nothing is said here of what it allows", s.Label)
 		}
 	}
 	// The control: what may leave does leave, so that the refusals above are the keys' own.

@@ -21,6 +21,9 @@ const (
 	sppWhile = "SPP's token, session object"
 	chip     = "chip's token, lasting"
 	chipOnce = "chip's token, session object"
+
+	// fetched is what the unwrapping half of a pool wrap key gives away.
+	fetched = "with the databases and the pool seal key: the keys waiting there, and their bytes. A key is fetched to be wrapped to its device, so it may leave the token: who holds the PIN can wrap it to a key or point of his own"
 )
 
 // Roles gives every kind of key of the product, in the order of hsm.Kinds.
@@ -44,8 +47,8 @@ func Roles() []Role {
 		{Kind: hsm.IdentitySigningKey, Where: spp, Labels: nameIdentitySigning, Audited: true, Backup: true,
 			Users: "the assembly (identity certificates), an operator (unlock statements), the publisher (scrap and erase statements), each through a function that parses what it signs",
 			Thief: "certificates for any chip and identity, unlocked devices, records declared scrapped. No key of a device: symmetric keys can't be derived with it. Its public half is in every ROM, so it can't be replaced in devices already made"},
-		{Kind: hsm.CAKey, Where: spp, Labels: nameDeviceCA + ", " + nameStationCA, Audited: true, Backup: true,
-			Users: "the custodian, to certify stations and programs (station CA) and devices' public keys (device CA)",
+		{Kind: hsm.CAKey, Where: spp, Labels: nameDeviceCA + ", " + nameDeviceCA + "-<version from 2>, " + nameStationCA, Audited: true, Backup: true,
+			Users: "station CA: the custodian, to certify stations and programs. Device CA: the SPP, to certify devices' public keys while they are on the line, made in advance or imported; the custodian, for its own certificate",
 			Thief: "station CA: stations with any grant, so identities used up and packages for listed chips, which open in those chips only. Device CA: X.509 certificates for keys that no device has"},
 		{Kind: hsm.SubmissionKey, Where: spp, Labels: nameSubmission,
 			Users: "the publisher, for batches to the sequencer",
@@ -66,20 +69,20 @@ func Roles() []Role {
 			Users: "the sequencer, for checkpoints of the registry's log",
 			Thief: "two versions of the registry for two readers, until somebody compares checkpoints"},
 		{Kind: hsm.PoolWrapKey, Where: spp, Labels: namePoolWrap,
-			Users: "the assembly, to wrap symmetric keys that wait in the pool",
-			Thief: "with its unwrapping half and the pool's database: the keys waiting there, as closed token keys; not their bytes"},
+			Users: "the SPP, to wrap symmetric keys that wait: made in advance, made on the spot, imported",
+			Thief: "nothing by itself: it only wraps, what is in the token and may leave. With its unwrapping half: see there"},
 		{Kind: hsm.PoolUnwrapKey, Where: "SPP's token, copy of the pool wrap key", Labels: namePoolUnwrap,
-			Users: "the assembly, to fetch symmetric keys from the pool",
-			Thief: "with the pool's database: the keys waiting there, as closed token keys; not their bytes"},
+			Users: "the assembly, to fetch symmetric keys that waited, and to wrap communication keys to the device service",
+			Thief: fetched},
 		{Kind: hsm.PoolPairWrapKey, Where: spp, Labels: namePoolPairWrap,
-			Users: "the assembly, to wrap private keys that wait in the pool",
-			Thief: "with its unwrapping half and the pool's database: the private keys waiting there, to use; not their bytes"},
+			Users: "the SPP, to wrap private keys that wait: made in advance, made on the spot, imported",
+			Thief: "nothing by itself: it only wraps, what is in the token and may leave. With its unwrapping half: see there"},
 		{Kind: hsm.PoolPairUnwrapKey, Where: "SPP's token, copy of the pool pair wrap key", Labels: namePoolPairUnwrap,
-			Users: "the assembly, to fetch private keys from the pool",
-			Thief: "with the pool's database: the private keys waiting there, to use; not their bytes"},
+			Users: "the assembly, to fetch private keys that waited",
+			Thief: fetched},
 		{Kind: hsm.PoolSealKey, Where: spp, Labels: namePoolSeal,
-			Users: "the assembly, for SIM-lock codes and other secrets of devices under way",
-			Thief: "with the database: the secrets of devices that are not yet published. What is published was deleted"},
+			Users: "the SPP, for SIM-lock codes and other secrets of devices under way, and for the wrapped keys that wait in the pool or in a device's row",
+			Thief: "with the databases: the secrets of devices that are not yet published, and the keys waiting there, still wrapped under the pool wrap keys. What is published was deleted"},
 		{Kind: hsm.DeviceSigningKey, Where: sppWhile + ", between birth and wrapping",
 			Users: "the assembly, which generates a device's pair and wraps it",
 			Thief: "one device's signatures"},
@@ -91,7 +94,7 @@ func Roles() []Role {
 			Thief: "nothing by itself: it only waits. Its bytes: what one device encrypts under it"},
 		{Kind: hsm.TransportKey, Where: spp + "; one in the device service's token", Labels: nameTransport,
 			Users: "the SPP, for keys of devices that come from outside; the device service, for what the ceremony sends it",
-			Thief: "with what was sent: those keys, as closed token keys; not their bytes"},
+			Thief: "with what was sent: those keys, and their bytes. What it agrees on may be derived as a readable secret in a token without CKA_DERIVE_TEMPLATE, SoftHSM among them, and what it unwraps may be told to be extractable"},
 		{Kind: hsm.EphemeralKey, Where: "SPP's and chip's tokens, session object, for one agreement",
 			Users: "both sides of a transfer, once",
 			Thief: "the keys of one transfer, if its messages were recorded"},
@@ -152,8 +155,8 @@ func Roles() []Role {
 		{Kind: hsm.ResidentAgreementKey, Where: chipOnce + ", from boot on",
 			Users: "the device's software, for messages; each one's shared secret leaves the token, the key never",
 			Thief: "this device's messages, while one controls it; never the bytes"},
-		{Kind: hsm.CheckKey, Where: chipOnce + ", for one check value",
-			Users: "the device, to check a key of AES type",
+		{Kind: hsm.CheckKey, Where: "SPP's and chip's tokens, session object, for one check value",
+			Users: "the assembly, to make the check value of a symmetric key that waited; the device, to check a key of AES type",
 			Thief: "MACs under a key that is used for no MACs"},
 	}
 }

@@ -124,28 +124,32 @@ func TestImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	point, err := private.PublicKey.Bytes()
-	if err != nil {
-		t.Fatal(err)
+	newPair := func() (point, blob []byte) {
+		t.Helper()
+		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if point, err = private.PublicKey.Bytes(); err != nil {
+			t.Fatal(err)
+		}
+		if blob, err = transport.WrapSoftware(dev, to, "key/1", der); err != nil {
+			t.Fatal(err)
+		}
+		return point, blob
 	}
 	_, other := peer(t)
-	pair, err := transport.WrapSoftware(dev, to, "key/1", der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	point, pair := newPair()
 	secret, err := transport.WrapSoftware(dev, to, "key/2", make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, alg := range []keypackage.Algorithm{keypackage.ES256, keypackage.ECDH} {
+		point, pair := newPair() // signing and key agreement are two keys
 		w, err := k.Import(ctx, alg, point, "key/1", pair)
 		if err != nil {
 			t.Fatalf("%s: %v", alg, err)

@@ -4,20 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lib/pq"
 
+	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
 )
 
 // ErrNoKeys says that identities are free, but not the keys that wait with them.
 var ErrNoKeys = errors.New("no identity that is free has its keys")
 
+// ErrPointTaken says that a public key waits already, with another identity or for
+// another entry.
+var ErrPointTaken = errors.New("one public key for two keys")
+
 // Key is a key that waits with an identity, for one entry of a profile.
 type Key struct {
 	Identity identity.Identity
 	Entry    string
 	Sealed   []byte // keypackage.Sealed in its encoding; bound to batch, identity and entry
+	Point    []byte // of a pair, SHA-256 of its public point; empty for a symmetric key
 }
 
 // WaitingKeys gives the sealed keys that wait with an identity, by entry.
@@ -34,6 +41,31 @@ func (s *Store) WaitingKeys(ctx context.Context, id identity.Identity) (map[stri
 	}, `select entry, sealed from waiting_key where type = $1 and value = $2`, int64(id.Type()), id.Value())
 	if err != nil {
 		return nil, fmt.Errorf("read the keys that wait with %s: %w", id, err)
+	}
+	return found, nil
+}
+
+// EntriesWithKeys gives, by value, for which entries keys wait with the identities;
+// one without keys is not among them. A row that comes meanwhile may be missed.
+func (s *Store) EntriesWithKeys(ctx context.Context, ids []identity.Identity) (map[string]map[string]bool, error) {
+	found := map[string]map[string]bool{}
+	for t, values := range byType(ids) {
+		for part := range slices.Chunk(values, page) {
+			err := s.each(ctx, func(scan func(...any) error) error {
+				var value, entry string
+				if err := scan(&value, &entry); err != nil {
+					return err
+				}
+				if found[value] == nil {
+					found[value] = map[string]bool{}
+				}
+				found[value][entry] = true
+				return nil
+			}, `select value, entry from waiting_key where type = $1 and value = any($2::text[])`, int64(t), pq.Array(part))
+			if err != nil {
+				return nil, fmt.Errorf("look for the keys of %d identities: %w", len(ids), err)
+			}
+		}
 	}
 	return found, nil
 }
@@ -77,25 +109,30 @@ group by w.type, w.value, w.batch order by w.value limit $4`
 
 // AddKeys keeps keys for identities that wait, and tells how many are new: a key
 // that is there stays, and one for an identity that left the pool meanwhile is
-// dropped. A crash before the commit leaves keys that nobody saw.
+// dropped. Where a pair's point waits already, with another identity or for another
+// entry, it matches ErrPointTaken and keeps none of the keys. A crash before the commit leaves keys that nobody saw.
 func (s *Store) AddKeys(ctx context.Context, keys []Key) (int64, error) {
 	const query = `
-insert into waiting_key (type, value, entry, sealed)
-select w.type, w.value, k.entry, k.sealed
-from unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[]) k(type, value, entry, sealed)
+insert into waiting_key (type, value, entry, sealed, point)
+select w.type, w.value, k.entry, k.sealed, nullif(k.point, ''::bytea)
+from unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[]) k(type, value, entry, sealed, point)
 join (select w.type, w.value from waiting w where (w.type, w.value) in (select * from unnest($1::smallint[], $2::text[]))
 	order by w.type, w.value for key share) w on w.type = k.type and w.value = k.value
-on conflict do nothing`
+on conflict (type, value, entry) do nothing`
 	var (
 		types           []int64
 		values, entries []string
-		sealed          [][]byte
+		sealed, points  [][]byte
 	)
 	for _, k := range keys {
 		types, values = append(types, int64(k.Identity.Type())), append(values, k.Identity.Value())
 		entries, sealed = append(entries, k.Entry), append(sealed, k.Sealed)
+		points = append(points, append([]byte{}, k.Point...)) // never null, which the array would not be told from empty
 	}
-	n, err := s.prepared.Exec(ctx, query, pq.Array(types), pq.Array(values), pq.Array(entries), pq.Array(sealed))
+	n, err := s.prepared.Exec(ctx, query, pq.Array(types), pq.Array(values), pq.Array(entries), pq.Array(sealed), pq.Array(points))
+	if constraint, twice := database.UniqueViolation(err); twice && constraint == "waiting_key_point" {
+		err = fmt.Errorf("%w: %w", ErrPointTaken, err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("keep %d keys in the pool: %w", len(keys), err)
 	}

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
@@ -93,4 +94,40 @@ func TestKeys(t *testing.T) {
 	}
 	add(0, pool.Key{Identity: ids[1], Entry: "tls", Sealed: []byte{6}}) // it left
 	checkPool(t, s)
+}
+
+// TestPointTaken: one public key waits once, whoever it is for; what is refused keeps none of its page.
+func TestPointTaken(t *testing.T) {
+	t.Parallel()
+	s := pooltest.New(t).Store
+	ids := imeis(t, 0, 3)
+	mustImport(t, s, "first", "phone", ids)
+	a, b := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	key := func(n int, entry string, point []byte) pool.Key {
+		return pool.Key{Identity: ids[n], Entry: entry, Sealed: []byte{1}, Point: point}
+	}
+	for _, c := range []struct {
+		what string
+		keys []pool.Key
+		want int64
+		err  error
+	}{
+		{"the first", []pool.Key{key(0, "tls", a)}, 1, nil},
+		{"the same again", []pool.Key{key(0, "tls", a)}, 0, nil},
+		{"with another identity", []pool.Key{key(1, "message", b), key(1, "tls", a)}, 0, pool.ErrPointTaken},
+		{"for another entry", []pool.Key{key(0, "message", a)}, 0, pool.ErrPointTaken},
+		{"twice at once", []pool.Key{key(1, "tls", b), key(2, "tls", b)}, 0, pool.ErrPointTaken},
+		{"another one", []pool.Key{key(1, "tls", b)}, 1, nil},
+		{"symmetric keys", []pool.Key{key(1, "drm", nil), key(2, "drm", nil)}, 2, nil},
+	} {
+		if n, err := s.AddKeys(t.Context(), c.keys); n != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%s: %d, %v", c.what, n, err)
+		}
+	}
+	if err := s.Burn(t.Context(), ids[0], "test"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.AddKeys(t.Context(), []pool.Key{key(2, "tls", a)}); n != 1 || err != nil {
+		t.Errorf("after the first one left: %d, %v", n, err) // the records remember it, where a device was begun with it
+	}
 }

@@ -124,7 +124,7 @@ func (p Profile) checkShape() error {
 	for _, e := range p.Entries {
 		entry := keypackage.Entry{Kind: e.Kind, Key: p.KeyID(e), Algorithm: e.Algorithm, Clear: e.Clear, Vouch: make([]byte, 32)}
 		if e.Algorithm.Pair() {
-			entry.Vouch = samplePoint()
+			entry.Vouch = samplePoint(byte(len(m.Entries) + 1)) // no point stands twice
 		}
 		size := e.Size
 		if size == 0 {
@@ -162,13 +162,13 @@ func (p Profile) checkShape() error {
 	return nil
 }
 
-// samplePoint gives a public key of the right shape: P-256's base point.
-func samplePoint() []byte {
-	one, err := ecdh.P256().NewPrivateKey(append(make([]byte, 31), 1))
+// samplePoint gives a public key of the right shape: P-256's base point, n times.
+func samplePoint(n byte) []byte {
+	k, err := ecdh.P256().NewPrivateKey(append(make([]byte, 31), n))
 	if err != nil {
 		return nil // a curve without a base point; Manifest.Encode says so
 	}
-	return one.PublicKey().Bytes()
+	return k.PublicKey().Bytes()
 }
 
 // sample gives the longest identity of a type.

@@ -67,6 +67,9 @@ type Device struct {
 	KDF        uint8
 	Master     uint32         // master key version
 	Secrets    []SealedSecret // until publication
+	// Points are SHA-256 of the points of its key pairs, as far as the SPP made or
+	// imported those. Reserve keeps them; a row that is read has none.
+	Points [][32]byte
 
 	Hello       []byte // M1 of the newest transfer
 	Point       []byte // e_S of the newest transfer, 65 bytes

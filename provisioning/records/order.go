@@ -61,6 +61,10 @@ const (
 	ActRevoke     Act = "revoke"
 	ActPutBack    Act = "put-back"
 	ActBurn       Act = "burn"
+	// Keys for identities of a product line, which is the subject; the reason
+	// says how many and which.
+	ActGenerateKeys Act = "generate-keys"
+	ActImportKeys   Act = "import-keys"
 )
 
 // Ordered is an act that was carried out.

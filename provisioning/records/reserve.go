@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/lib/pq"
+
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
@@ -22,7 +24,7 @@ import (
 // identity is taken where a plan gives it to this chip (Plan), once the old
 // record's scrap entry is published; the plan is taken with it. The same
 // device again, with the same values, changes nothing and is no error. It
-// matches ErrExists, ErrIdentityUsed, ErrChipActive, ErrConflict for a generation
+// matches ErrExists, ErrIdentityUsed, ErrChipActive, ErrPointUsed, ErrConflict for a generation
 // that is not the next one or a plan that has to wait, or ErrOutOfUse where the
 // record is quarantined or scrapped, or its chip contested.
 //
@@ -51,6 +53,9 @@ func (s *Store) Reserve(ctx context.Context, d Device, e audit.Event) error {
 	if err != nil {
 		return fail(err)
 	}
+	if len(d.Points) > 0 { // a point that is another's must fail this device's reservation alone
+		return s.reserve(ctx, reservation{d, secrets, body}, fail)
+	}
 	_, err = s.groups.reserve.Do(ctx, reservation{d, secrets, body}, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.reserve(ctx, reservation{d, secrets, body}, fail)
 	})
@@ -66,6 +71,10 @@ type reservation struct {
 
 // reserve makes one row.
 func (s *Store) reserve(ctx context.Context, d reservation, fail func(error) error) error {
+	points := make([][]byte, len(d.Points))
+	for i, p := range d.Points {
+		points[i] = bytes.Clone(p[:])
+	}
 	// One statement, so one round trip and one transaction. The audit entry is
 	// appended as the device row is made, and the head's lock lasts until the
 	// statement's commit. The chip is looked at after the device's rows, which it
@@ -90,12 +99,14 @@ with before as (
 ), taken as (
 	update plan set taken = clock_timestamp()
 	where record_id = $1 and identity_type = $4 and identity_value = $5 and taken is null and dropped is null and exists (select from use)
+), points as (
+	insert into key_point (point, record_id, generation) select p, $1, $2 from unnest($16::bytea[]) p where exists (select from use)
 )
 insert into device (record_id, generation, chip_id, identity_type, identity_value, batch, realm, line, station, state,
 	suite, issued_at, kdf, master_version, secrets, licence)
 select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $11, $12, $13, $14, audit_append($15) from use`
 	n, err := s.prepared.Exec(ctx, query, d.Record[:], int64(d.Generation), d.ChipID.Bytes(), int64(d.Identity.Type()), d.Identity.Value(), d.Batch,
-		int64(d.Realm), d.Line, d.Station, int64(d.Suite), int64(d.IssuedAt), int64(d.KDF), int64(d.Master), d.secrets, d.event)
+		int64(d.Realm), d.Line, d.Station, int64(d.Suite), int64(d.IssuedAt), int64(d.KDF), int64(d.Master), d.secrets, d.event, pq.Array(points))
 	if err == nil && n == 1 {
 		return nil
 	}
@@ -130,6 +141,8 @@ from device where record_id = $1`
 		return fail(fmt.Errorf("%w: the record is quarantined or scrapped", ErrOutOfUse))
 	case contested:
 		return fail(fmt.Errorf("%w: its chip is contested", ErrOutOfUse))
+	case constraint == "key_point_pkey":
+		return fail(ErrPointUsed)
 	case constraint != "": // the chip has another identity, or a generation on the line
 		return fail(ErrChipActive)
 	case next != int64(d.Generation):

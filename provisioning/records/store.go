@@ -88,6 +88,9 @@ var (
 	// ErrChipActive says that the chip has an identity, or a generation in
 	// work, already.
 	ErrChipActive = errors.New("the chip is active already")
+	// ErrPointUsed says that a public key of the device is, or was, another
+	// one's: SHA-256 of its point stands in the records.
+	ErrPointUsed = errors.New("a public key was used before")
 	// ErrConflict says that the record is in another state, or that the same
 	// step was taken with other values.
 	ErrConflict = errors.New("conflict with what is recorded")

@@ -294,11 +294,22 @@ func TestReserveRefuses(t *testing.T) {
 	}
 	drawn := device(t, 1, 1)
 	drawn.IssuedAt++
+	paired := func(n int, points ...byte) records.Device {
+		d := device(t, n, 1)
+		for _, p := range points {
+			d.Points = append(d.Points, [32]byte{p})
+		}
+		return d
+	}
+	must(t, s.Reserve(t.Context(), paired(4, 1, 2), event(paired(4))))
+	must(t, s.Reserve(t.Context(), paired(4, 1, 2), event(paired(4)))) // the same call again
 	before := entries(t, r)
 	for name, c := range map[string]struct {
 		d    records.Device
 		want error
 	}{
+		"a public key of another device":           {paired(30, 3, 2), records.ErrPointUsed},
+		"one public key twice":                     {paired(30, 4, 4), records.ErrPointUsed},
 		"another draw of the same generation":      {drawn, records.ErrExists},
 		"identity of another device on the line":   {with(10, 1, 1), records.ErrIdentityUsed},
 		"identity of a shipped device":             {with(10, 2, 1), records.ErrIdentityUsed},

@@ -1,4 +1,6 @@
-package main
+// Package signingkey reads the key that somebody signs his own letters and files with: no key of the product, from a file of
+// his, and worth what they are worth.
+package signingkey
 
 import (
 	"context"
@@ -8,6 +10,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 
@@ -15,52 +18,59 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// fileKey is the sender's own key, from a file: no key of the product, and
-// worth what its owner's letters are worth.
-type fileKey struct {
+// maxFile bounds what is read of a key's file, in bytes.
+const maxFile = 4096
+
+// Key is a sender's own key. It is a statement.Signer, safe for concurrent use.
+type Key struct {
 	private *ecdsa.PrivateKey
 	public  statement.PublicKey
 }
 
-// readKey reads a private key that others can't read. No error repeats it.
-func readKey(path string) (fileKey, error) {
+// Read reads a private key from a file that others can't read: PKCS #8 in PEM, P-256, not encrypted. No error repeats it.
+func Read(path string) (Key, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return fileKey{}, fmt.Errorf("read signing key: %w", err)
+		return Key{}, fmt.Errorf("read signing key: %w", err)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fileKey{}, console.Hint(fmt.Errorf("signing key %q has mode %#o: others can read it", path, mode), "run: chmod 0400 %s", path)
+		return Key{}, console.Hint(fmt.Errorf("signing key %q has mode %#o: others can read it", path, mode), "run: chmod 0400 %s", path)
 	}
-	text, err := readFile(path, maxFile)
+	f, err := os.Open(path)
 	if err != nil {
-		return fileKey{}, fmt.Errorf("read signing key: %w", err)
+		return Key{}, fmt.Errorf("read signing key: %w", err)
+	}
+	defer f.Close()                                     // opened for reading: nothing to lose
+	text, err := io.ReadAll(io.LimitReader(f, maxFile)) // what is cut is no key
+	if err != nil {
+		return Key{}, fmt.Errorf("read signing key: %w", err)
 	}
 	wrong := console.Hint(fmt.Errorf("read signing key %q: one PEM block PRIVATE KEY with an EC P-256 key (PKCS #8, not encrypted) is expected", path),
 		"make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out %s", path)
 	block, rest := pem.Decode(text)
 	if block == nil || block.Type != "PRIVATE KEY" || len(rest) != 0 {
-		return fileKey{}, wrong
+		return Key{}, wrong
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return fileKey{}, wrong
+		return Key{}, wrong
 	}
 	private, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok {
-		return fileKey{}, wrong
+		return Key{}, wrong
 	}
 	public, err := statement.FromECDSA(&private.PublicKey)
 	if err != nil {
-		return fileKey{}, wrong
+		return Key{}, wrong
 	}
-	return fileKey{private, public}, nil
+	return Key{private, public}, nil
 }
 
 // Public is statement.Signer's.
-func (k fileKey) Public() statement.PublicKey { return k.public }
+func (k Key) Public() statement.PublicKey { return k.public }
 
 // SignDigest is statement.Signer's.
-func (k fileKey) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
+func (k Key) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
 	der, err := ecdsa.SignASN1(rand.Reader, k.private, digest)
 	if err != nil {
 		return nil, err
