@@ -1,10 +1,14 @@
 package deviceservice_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -50,7 +54,7 @@ func (c *clock) pass(by time.Duration) { c.ns.Add(int64(by)) }
 // keys are those of the service's HSM, which may fail.
 type keys struct {
 	*servicekeys.Keys
-	fail atomic.Bool
+	fail, panics atomic.Bool
 }
 
 var errHSM = errors.New("CKR_DEVICE_ERROR")
@@ -58,6 +62,9 @@ var errHSM = errors.New("CKR_DEVICE_ERROR")
 func (k *keys) DeviceKey(ctx context.Context, key keypackage.KeyID, context []byte) (keypackage.MACKey, error) {
 	if k.fail.Load() {
 		return nil, errHSM
+	}
+	if k.panics.Load() {
+		panic("the token is 12345")
 	}
 	return k.Keys.DeviceKey(ctx, key, context)
 }
@@ -206,4 +213,28 @@ func await(t testing.TB, what string, is func() bool) {
 			t.Fatalf("after %s still not: %s", bound, what)
 		}
 	}
+}
+
+// lines is a log that a test reads.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lines) has(s string) bool { return strings.Contains(l.String(), s) }
+
+func (l *lines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }

@@ -107,6 +107,11 @@ func TestCutOff(t *testing.T) {
 			p.records.Move(n, 1, records.Superseded)
 			p.records.Move(n, 2, records.Published)
 		}, call.DeviceStatus{Generation: 1, Newest: 2}},
+		// Of the chip that the identity went to, in the same generation, it learns nothing.
+		{"swapped", func(n int) {
+			p.records.Move(n, 1, records.Scrapped)
+			p.records.Swap(n, 100+n)
+		}, call.DeviceStatus{Generation: 1}},
 	} {
 		p.records.Put(n, 1, records.Shipped)
 		asks, works := p.mustDial(p.device(n, 1)), p.mustDial(p.device(n, 1))

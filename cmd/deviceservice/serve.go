@@ -70,7 +70,8 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	service, err := deviceservice.New(deviceservice.Options{
 		Realm: config.Realm, Entries: config.Keys.Entries, Ways: config.Keys.Ways, Lines: config.Keys.Lines,
 		Issued: cache, Keys: keys, WrappedKeys: store, Certificates: listed, Roots: roots, Channel: wire,
-		MaxChannels: config.Limits.Channels, MaxPerDevice: config.Limits.PerDevice, KeysAtOnce: config.Limits.KeysAtOnce, RequestRate: config.Limits.RequestRate,
+		MaxChannels: config.Limits.Channels, MaxPerDevice: config.Limits.PerDevice,
+		MaxHandshakes: config.Limits.Handshakes, MaxPerSource: config.Limits.SourceHandshakes, KeysAtOnce: config.Limits.KeysAtOnce, RequestRate: config.Limits.RequestRate,
 		Away: cache.Away, Registerer: metrics, Log: io.Log,
 	})
 	if err != nil {
@@ -144,8 +145,13 @@ func adminHandler(metrics *prometheus.Registry, health, ready func(context.Conte
 // channelConfig gives what the channel needs of the configuration.
 func channelConfig(c Config) channel.ServiceConfig {
 	l := c.Limits
-	return channel.ServiceConfig{Limiter: channel.NewLimiter(
-		channel.Rate{PerSecond: l.SourceRate, Burst: l.SourceBurst}, channel.Rate{PerSecond: l.DeviceRate, Burst: l.DeviceBurst})}
+	limiter := channel.NewLimiter(channel.Rate{PerSecond: l.SourceRate, Burst: l.SourceBurst}, channel.Rate{PerSecond: l.DeviceRate, Burst: l.DeviceBurst})
+	limiter.BoundTLS(channel.Rate{PerSecond: l.TLSRate, Burst: l.TLSBurst})
+	wire := channel.ServiceConfig{Limiter: limiter}
+	for _, s := range c.Suites {
+		wire.Suites = append(wire.Suites, channel.Suite(s))
+	}
+	return wire
 }
 
 // closing joins the error of a deferred close to the one that a function returns.

@@ -85,7 +85,7 @@ func (c *Cache) Lookup(ctx context.Context, id identity.Identity) (Device, error
 	q := question(fmt.Sprintf("%d:%s", id.Type(), id.Value()))
 	d, err := c.ask(ctx, q, func(ctx context.Context) (Device, error) { return c.source.Lookup(ctx, id) })
 	if err != nil {
-		return Device{}, fmt.Errorf("look up %s: %w", id, err)
+		return Device{}, fmt.Errorf("look up an identity, %s: %w", id.Type(), err) // whose, the log need not know
 	}
 	return d, nil
 }

@@ -97,7 +97,7 @@ const newest = ` order by active desc, published desc nulls last, generation des
 func (s *Store) Lookup(ctx context.Context, id identity.Identity) (Device, error) {
 	d, err := s.device(ctx, columns+`where identity_type = $1 and identity_value = $2`+newest, int64(id.Type()), id.Value())
 	if err != nil {
-		return Device{}, fmt.Errorf("look up %s: %w", id, err)
+		return Device{}, fmt.Errorf("look up an identity, %s: %w", id.Type(), err) // whose, the log need not know
 	}
 	return d, nil
 }
