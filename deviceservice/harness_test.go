@@ -103,20 +103,27 @@ func newPlant(t testing.TB, change func(*deviceservice.Options)) *plant {
 	if change != nil {
 		change(&o)
 	}
+	p.start(o)
+	return p
+}
+
+// start starts a service with options, for this test.
+func (p *plant) start(o deviceservice.Options) {
+	p.t.Helper()
+	var err error
 	p.service, err = deviceservice.New(o)
-	must(t, err)
+	must(p.t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	must(p.t, err)
 	p.addr = l.Addr().String()
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	go func() { p.stopped <- p.service.Serve(ctx, l, bound) }()
-	t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		if err := p.end(); err != nil {
-			t.Error(err)
+			p.t.Error(err)
 		}
 	})
-	return p
 }
 
 // makeKeys has the SPP's token make the purpose key, and brings it to the service's.
