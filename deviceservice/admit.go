@@ -40,7 +40,7 @@ type Issued interface {
 	Lookup(ctx context.Context, id identity.Identity) (issued.Device, error)
 }
 
-// WrappedKeys gives keys that wait wrapped: an issued.Store. Its errors match issued.ErrNoKey.
+// WrappedKeys gives keys that wait wrapped: an issued.Cache. Its errors match issued.ErrNoKey.
 type WrappedKeys interface {
 	// Key gives an entry's key of one generation of a device.
 	Key(ctx context.Context, record identity.RecordID, g identity.Generation, entry string) ([]byte, error)
@@ -181,8 +181,8 @@ func (s *Service) wrapped(ctx context.Context, a *admission) ([]byte, error) {
 	switch {
 	case errors.Is(err, issued.ErrNoKey):
 		return nil, refuse(ReasonNoKey, err)
-	case err != nil:
-		return nil, refuse(ReasonAway, err)
+	case err != nil: // not told: only who was issued gets this far
+		return nil, &Refusal{ReasonAway, err}
 	}
 	return blob, nil
 }

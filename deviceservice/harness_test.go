@@ -3,6 +3,9 @@ package deviceservice_test
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"net"
@@ -23,6 +26,7 @@ import (
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/hsm/servicekeys"
+	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -98,7 +102,7 @@ func newPlant(t testing.TB, change func(*deviceservice.Options)) *plant {
 	must(t, err)
 	o := deviceservice.Options{
 		Realm: dev, Entries: []string{"channel"}, Ways: []deviceservice.Way{deviceservice.Derived},
-		Issued: p.cache, Keys: p.keys, WrappedKeys: p.records.Store, Away: p.cache.Away, Registerer: p.registry,
+		Issued: p.cache, Keys: p.keys, WrappedKeys: p.cache, Away: p.cache.Away, Registerer: p.registry,
 	}
 	if change != nil {
 		change(&o)
@@ -163,6 +167,28 @@ func (p *plant) device(n int, g identity.Generation) channel.DeviceConfig {
 	return channel.DeviceConfig{
 		Hello: channel.Hello{Suite: channel.SuiteNoise, Realm: dev, Key: channelKey, Identity: d.Identity, Generation: g},
 		MAC:   key.MAC,
+	}
+}
+
+// made gives device n, whose key was made for it and is wrapped to the service's token; without one in the records where
+// wrapped is false.
+func (p *plant) made(n int, wrapped bool) channel.DeviceConfig {
+	p.t.Helper()
+	key := make([]byte, 32)
+	rand.Read(key)
+	d := p.records.Put(n, 1, records.Shipped)
+	if wrapped {
+		blob, err := transport.WrapSoftware(dev, p.to, deviceservice.KeyLabel(d.Record, 1, "channel"), key)
+		must(p.t, err)
+		p.records.Key(n, 1, "channel", blob)
+	}
+	return channel.DeviceConfig{
+		Hello: channel.Hello{Suite: channel.SuiteNoise, Realm: dev, Key: keypackage.KeyID{Name: "channel"}, Identity: d.Identity, Generation: 1},
+		MAC: func(_ context.Context, msg []byte) ([]byte, error) {
+			m := hmac.New(sha256.New, key)
+			m.Write(msg)
+			return m.Sum(nil), nil
+		},
 	}
 }
 

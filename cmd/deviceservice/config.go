@@ -23,7 +23,8 @@ type Config struct {
 	Token         tokenconfig.Config    `yaml:"token" help:"The service's own token, with the channel's purpose key; set up by custodian token --for deviceservice."`
 	Suites        []Suite               `yaml:"suites" default:"[noise, tls, certificate]" help:"Suites that are spoken, of noise (1), tls (2) and certificate (3); the latter two need tls. A site that may not use Noise leaves it out."`
 	TLS           TLSConfig             `yaml:"tls" help:"Who the service is, for suites 2 and 3. Left out: suite 1 alone."`
-	Records       databaseconfig.Config `yaml:"records" help:"Database records, as the role that may read what was issued (deviceservice grant). A replica will do; its lag then adds to records_fresh."`
+	Records       databaseconfig.Config `yaml:"records" help:"Database records, as the role that may read what was issued (deviceservice grant). A replica will do: see records_max_lag."`
+	RecordsMaxLag time.Duration         `yaml:"records_max_lag" default:"10s" help:"How far a replica may lag behind, which adds to records_fresh; one that lags more, or has lost its primary for so long, counts as away. Its wal_receiver_timeout, 60s unless set, adds to that. 0: nothing is asked. On a primary nothing lags."`
 	RecordsFresh  time.Duration         `yaml:"records_fresh" default:"5s" help:"How long an answer of the records is used again: how long a device that was set apart may still be let in."`
 	RecordsMaxAge time.Duration         `yaml:"records_max_age" default:"30s" help:"The same while the records can't be read. Who was not looked up within that time is refused."`
 	Registry      string                `yaml:"registry" example:"https://registry.example" help:"Registry, or a mirror, whose published certificates the way certificate goes by."`
@@ -98,6 +99,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("drain is %s: it must be above 0 and at most %s", c.Drain, maxDrain)
 	case c.RecordsFresh <= 0 || c.RecordsMaxAge < c.RecordsFresh || c.RecordsMaxAge > maxAge:
 		return fmt.Errorf("records_fresh is %s and records_max_age %s: 0 < fresh <= max_age <= %s", c.RecordsFresh, c.RecordsMaxAge, maxAge)
+	case c.RecordsMaxLag < 0 || c.RecordsMaxLag > maxAge:
+		return fmt.Errorf("records_max_lag is %s: it must be 0 to %s", c.RecordsMaxLag, maxAge)
 	case len(c.Keys.Entries) == 0 || len(c.Keys.Ways) == 0:
 		return errors.New("keys.entries and keys.ways name at least one each")
 	case len(c.Suites) == 0:
