@@ -18,7 +18,7 @@ const (
 	paceLeast = 8
 	// paceFirst is taken for a handshake's time before there was one: that of SoftHSM on a free machine.
 	paceFirst = 2 * time.Millisecond
-	// paceStep is what the time that all wait is rounded up to, once a quarter is on top: the next handshake is hardly
+	// paceStep is what the time that all wait is rounded up to, once an eighth is on top: the next handshake is hardly
 	// ever slower than that, and what it takes within a step doesn't show.
 	paceStep = time.Millisecond
 	// paceMost bounds the wait of any peer, which holds memory meanwhile: the longest wait for a turn at the HSM, and its
@@ -69,7 +69,7 @@ func (p *pace) target(now time.Time) time.Duration {
 		}
 		slowest = max(slowest, s.took)
 	}
-	return min((slowest+slowest/4).Truncate(paceStep)+paceStep, paceMost)
+	return min((slowest+slowest/8).Truncate(paceStep)+paceStep, paceMost)
 }
 
 // wait waits until as much time has passed since began, or ctx ends.

@@ -16,7 +16,7 @@ import (
 	"io"
 	"math/big"
 	"net"
-	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -207,7 +207,7 @@ func (b *bench) answered(d channel.DeviceConfig) (time.Duration, error) {
 // wait for some part of it would be one or more of its calls shorter.
 func TestRefusedInTime(t *testing.T) {
 	t.Parallel()
-	const call, rounds = 60 * time.Millisecond, 7
+	const call, rounds = 60 * time.Millisecond, 4
 	// Of a key's life: derived, used once or twice, destroyed; of suite 3 what the registry takes.
 	calls := map[channel.Suite]time.Duration{channel.SuiteNoise: 3, channel.SuiteTLS: 4, channel.SuiteCertificate: 4}
 	wrong := func(context.Context, []byte) ([]byte, error) { return bytes.Repeat([]byte{1}, 32), nil }
@@ -247,39 +247,52 @@ func TestRefusedInTime(t *testing.T) {
 			if _, err := b.answered(in); err != nil { // the first one that the pace knows
 				t.Fatal(err)
 			}
-			took, told := map[string][]time.Duration{}, ""
-			for range rounds {
-				for name, d := range kinds {
-					one, err := b.answered(d)
-					if (err == nil) != (name == "let in") || err != nil && !errors.Is(err, channel.ErrRefused) {
-						t.Fatalf("%s: %v", name, err)
-					}
-					if took[name] = append(took[name], one); err == nil {
-						continue
-					}
-					if told == "" {
-						told = err.Error()
-					}
-					if err.Error() != told {
-						t.Errorf("%s is told %q, others %q", name, err, told)
+			// measure gives the shortest time of each kind: load only adds to it.
+			told := ""
+			measure := func() map[string]time.Duration {
+				took := map[string]time.Duration{}
+				for range rounds {
+					for name, d := range kinds {
+						one, err := b.answered(d)
+						if (err == nil) != (name == "let in") || err != nil && !errors.Is(err, channel.ErrRefused) {
+							t.Fatalf("%s: %v", name, err)
+						}
+						if have, ok := took[name]; !ok || one < have {
+							took[name] = one
+						}
+						if err == nil {
+							continue
+						}
+						if told == "" {
+							told = err.Error()
+						}
+						if err.Error() != told {
+							t.Errorf("%s is told %q, others %q", name, err, told)
+						}
 					}
 				}
+				return took
 			}
-			median := func(name string) time.Duration {
-				slices.Sort(took[name])
-				return took[name][rounds/2]
-			}
-			have := median("let in")
-			if life := calls[suite] * call; have < life {
-				t.Errorf("a device is let in after %s: its key's life alone takes %s", have, life)
-			}
-			for name := range kinds {
-				// Half a call: a machine under load is slow for all kinds alike, and the median forgives single ones.
-				if m := median(name); m < have-call/2 || m > have+call/2 {
-					t.Errorf("%s takes %s, to be let in %s", name, m, have)
+			// What isn't waited for is missing each time; what a loaded machine does to one measurement isn't.
+			var unlike []string
+			for range 4 {
+				took := measure()
+				have := took["let in"]
+				if life := calls[suite] * call; have < life {
+					t.Errorf("a device is let in after %s: its key's life alone takes %s", have, life)
+				}
+				unlike = nil
+				for name, one := range took {
+					if one < have-call/2 || one > have+call/2 {
+						unlike = append(unlike, fmt.Sprintf("%s takes %s, to be let in %s", name, one, have))
+					}
+				}
+				if len(unlike) == 0 {
+					t.Logf("let in after %s, never issued %s", have, took["never issued"])
+					return
 				}
 			}
-			t.Logf("let in after %s, never issued %s", have, median("never issued"))
+			t.Errorf("in four measurements: %s", strings.Join(unlike, "; "))
 		})
 	}
 }

@@ -48,11 +48,12 @@ type Cache struct {
 	flight singleflight.Group
 
 	mu     sync.Mutex
-	known  *table // of devices
-	absent *table // of what was not issued
-	keys   *table // of wrapped keys, and of those that there are not
-	away   bool   // the source's last answer was a failure
-	probes bool   // while it is away: a question is on its way
+	known  *table    // of devices
+	absent *table    // of what was not issued
+	keys   *table    // of wrapped keys, and of those that there are not
+	away   bool      // the source's last answer was a failure
+	told   time.Time // when its last answer that was none came
+	probes bool      // while it is away: a question is on its way
 }
 
 // question is what was asked: an identity, a record or a wrapped key, as text.
@@ -195,11 +196,16 @@ func (c *Cache) put(ctx context.Context, q question, source func(context.Context
 func (c *Cache) probe() (away, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if mine = c.away && !c.probes; mine {
+	// One that fails beside others that are answered is that one's misfortune: a burst that waits for connections.
+	away = c.away && c.opts.Now().Sub(c.told) >= awayAfter
+	if mine = away && !c.probes; mine {
 		c.probes = true
 	}
-	return c.away, mine
+	return away, mine
 }
+
+// awayAfter is for how long a source that fails has answered nothing before questions are kept from it.
+const awayAfter = time.Second
 
 // probing lets the next question through once this one has come back, whoever still waits for it.
 func (c *Cache) probing(flight <-chan singleflight.Result) <-chan singleflight.Result {
@@ -259,7 +265,7 @@ func (c *Cache) remembered(q question) (answer, bool) {
 func (c *Cache) remember(q question, a answer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.away = false
+	c.away, c.told = false, c.opts.Now()
 	to, other := c.known, c.absent
 	if a.err != nil {
 		to, other = other, to

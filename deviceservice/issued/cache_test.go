@@ -300,6 +300,40 @@ func TestCacheBlackHole(t *testing.T) {
 	}
 }
 
+// TestCacheOneFails: a question that fails beside others that are answered keeps nobody else from the source.
+func TestCacheOneFails(t *testing.T) {
+	t.Parallel()
+	cache, s, _ := newCache(t, 10)
+	one, other := issuedtest.Device(t, 1, 1, records.Shipped), issuedtest.Device(t, 2, 1, records.Shipped)
+	s.set(false, one, other)
+	_, err := cache.Lookup(t.Context(), one.Identity)
+	must(t, err)
+	s.set(true)
+	if _, err := cache.Lookup(t.Context(), other.Identity); !errors.Is(err, errAway) || !cache.Away() {
+		t.Fatal(err)
+	}
+	s.set(false, one, other)
+	hold := make(chan struct{})
+	s.mu.Lock()
+	s.hold = hold
+	s.mu.Unlock()
+	answers := make(chan error, 2)
+	before := s.count()
+	for _, d := range []issued.Device{other, issuedtest.Device(t, 3, 1, records.Shipped)} {
+		go func() {
+			_, err := cache.Lookup(t.Context(), d.Identity)
+			answers <- err
+		}()
+	}
+	await(t, func() bool { return s.count() == before+2 })
+	close(hold)
+	for range 2 {
+		if err := <-answers; err != nil && !errors.Is(err, issued.ErrNotIssued) {
+			t.Error(err)
+		}
+	}
+}
+
 // TestCacheNoKey: that there is no wrapped key is remembered like one that there is.
 func TestCacheNoKey(t *testing.T) {
 	t.Parallel()
