@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"io"
 	"sync"
@@ -97,24 +98,34 @@ func TestChannel(t *testing.T) {
 	}
 }
 
+// refusals is what a device is told, by suite, whatever the reason.
+var refusals = map[channel.Suite]string{
+	channel.SuiteNoise:       "open channel: " + channel.ErrRefused.Error(),
+	channel.SuiteTLS:         "open channel: " + channel.ErrRefused.Error() + ": the service ended the connection",
+	channel.SuiteCertificate: "open channel: " + channel.ErrRefused.Error() + ": the service ended the connection",
+}
+
 // TestRefused: whoever isn't let in sees the same, whatever the reason, and the service has it.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	for suite, make2 := range suites(t) {
-		if suite == channel.SuiteCertificate {
-			continue
-		}
 		for name, spoil := range map[string]func(*channel.DeviceConfig, *channel.ServiceConfig, *maker){
-			"wrong key": func(d *channel.DeviceConfig, _ *channel.ServiceConfig, _ *maker) { d.MAC = software("another").MAC },
+			"wrong key": func(d *channel.DeviceConfig, _ *channel.ServiceConfig, _ *maker) {
+				if d.MAC = software("another").MAC; suite == channel.SuiteCertificate {
+					d.TLS.Certificates = []tls.Certificate{newAuthority(t, "devices").leaf("")}
+				}
+			},
 			"unknown": func(d *channel.DeviceConfig, _ *channel.ServiceConfig, _ *maker) {
 				d.Hello.Identity = imei(t, known+1)
 				d.MAC = keyOf(d.Hello.Identity).MAC
 			},
-			"another's identity":     func(d *channel.DeviceConfig, _ *channel.ServiceConfig, _ *maker) { d.Hello.Identity = imei(t, 2) },
-			"a generation before":    func(d *channel.DeviceConfig, _ *channel.ServiceConfig, _ *maker) { d.Hello.Generation = 2 },
-			"another realm":          func(_ *channel.DeviceConfig, s *channel.ServiceConfig, _ *maker) { s.Realm = identity.Production },
-			"the HSM fails":          func(_ *channel.DeviceConfig, _ *channel.ServiceConfig, m *maker) { m.refuse = errors.New("token lost") },
-			"no symmetric keys here": func(_ *channel.DeviceConfig, s *channel.ServiceConfig, _ *maker) { s.Admit = nil },
+			"another's identity":  func(d *channel.DeviceConfig, _ *channel.ServiceConfig, _ *maker) { d.Hello.Identity = imei(t, 2) },
+			"a generation before": func(d *channel.DeviceConfig, _ *channel.ServiceConfig, _ *maker) { d.Hello.Generation = 2 },
+			"another realm":       func(_ *channel.DeviceConfig, s *channel.ServiceConfig, _ *maker) { s.Realm = identity.Production },
+			"the HSM fails":       func(_ *channel.DeviceConfig, _ *channel.ServiceConfig, m *maker) { m.refuse = errors.New("token lost") },
+			"nobody of this kind here": func(_ *channel.DeviceConfig, s *channel.ServiceConfig, _ *maker) {
+				s.Admit, s.AdmitCertificate = nil, nil
+			},
 		} {
 			t.Run(suite.String()+", "+name, func(t *testing.T) {
 				t.Parallel()
@@ -128,6 +139,9 @@ func TestRefused(t *testing.T) {
 				}
 				if !errors.Is(one.err, channel.ErrRefused) || !errors.Is(other.err, channel.ErrRefused) {
 					t.Errorf("device: %v; service: %v", one.err, other.err)
+				}
+				if want := refusals[suite]; one.err == nil || one.err.Error() != want {
+					t.Errorf("the device is told %q, like every other %q", one.err, want)
 				}
 				if m.open.Load() != 0 {
 					t.Error("a key was not given back")

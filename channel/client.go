@@ -24,7 +24,8 @@ type DeviceConfig struct {
 
 // Client opens a channel as the device, on a connection that was just made. On an error
 // the connection is the caller's to close. A service that doesn't know the device, or
-// one that isn't the maker's, is ErrRefused; one without time a *BusyError.
+// one that isn't the maker's, is ErrRefused; one without time a *BusyError, or, before TLS
+// is through, ErrTurnedAway; a certificate that isn't valid by the device's clock ErrClock.
 func Client(ctx context.Context, conn net.Conn, c DeviceConfig) (*Conn, error) {
 	limits, err := c.Limits.withDefaults()
 	if err != nil {
@@ -65,7 +66,10 @@ func shake(ctx context.Context, conn net.Conn, do func() error) error {
 	err := do()
 	stop()
 	if err != nil {
-		return why(ctx, err)
+		if cause := why(ctx, err); cause != err {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		return err
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err

@@ -35,8 +35,10 @@ type Conn struct {
 // growth is what a message that comes in parts is given room for at first.
 const growth = 4 * chunk
 
-// Hello gives what the device said of itself. It is proven: by its key, or its
-// certificate, and by who let it in.
+// Hello gives what the device said of itself. At the service, identity and generation are
+// proven as far as Admit or AdmitCertificate tied them to the key or the certificate that
+// the device has shown to hold; the rest is the device's word. Of SuiteCertificate the
+// key's name is no more than that. At the device, it is what the device said.
 func (c *Conn) Hello() Hello { return c.hello }
 
 // Binding gives 32 bytes that both sides have of this channel and no other.

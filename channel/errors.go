@@ -24,6 +24,16 @@ var (
 	ErrIdle = errors.New("the peer was silent for too long")
 	// ErrEnded says that this side has ended the channel already.
 	ErrEnded = errors.New("this side has ended the channel")
+	// ErrNoHello says that the peer broke off, or was silent, before its hello was there:
+	// a health check, a scanner, a network that was lost.
+	ErrNoHello = errors.New("no hello came")
+	// ErrTurnedAway says that the service ended the connection before TLS was through: it
+	// has no time for this source, no room, or no TLS. There is nothing to say it in; come
+	// again later.
+	ErrTurnedAway = errors.New("the service ended the connection before TLS was through: it has no time, or no TLS suites; come again later")
+	// ErrClock says that a certificate isn't valid at this side's time. The TLS suites
+	// need a clock; SuiteNoise needs none.
+	ErrClock = errors.New("the peer's certificate isn't valid by the clock of this side")
 	// ErrReflected says that the peer's ephemeral key is this side's own.
 	ErrReflected = errors.New("the peer sends back what it was sent")
 )

@@ -3,6 +3,7 @@ package channel
 import (
 	"io"
 	"net"
+	"net/netip"
 
 	"github.com/flynn/noise"
 )
@@ -34,3 +35,6 @@ func FirstMessage(prologue, public []byte) ([]byte, error) {
 	}
 	return hs.write(nil)
 }
+
+// Source takes a handshake of an address into account.
+func (l *Limiter) Source(a netip.Addr) error { return l.source(a) }

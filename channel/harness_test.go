@@ -192,7 +192,9 @@ func newAuthority(t testing.TB, name string) *authority {
 func (a *authority) sign(c *x509.Certificate, public *ecdsa.PublicKey) *x509.Certificate {
 	a.t.Helper()
 	c.SerialNumber = big.NewInt(time.Now().UnixNano())
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if c.NotBefore = time.Now().Add(-time.Hour); c.NotAfter.IsZero() {
+		c.NotAfter = time.Now().Add(time.Hour)
+	}
 	parent := a.cert
 	if parent == nil {
 		parent = c
@@ -210,18 +212,32 @@ func (a *authority) pool() *x509.CertPool {
 	return p
 }
 
-// leaf makes a certificate, of a service with a name and of a device without.
+// noEnd is that of devices' certificates (IEEE 802.1AR).
+var noEnd = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// leaf makes a certificate, of a service with a name and of a device, without an end, without.
 func (a *authority) leaf(name string) tls.Certificate {
+	a.t.Helper()
+	if name == "" {
+		return a.made(name, noEnd)
+	}
+	return a.made(name, time.Time{})
+}
+
+// lasting makes a device's certificate that ends after a time.
+func (a *authority) lasting(d time.Duration) tls.Certificate { return a.made("", time.Now().Add(d)) }
+
+func (a *authority) made(name string, end time.Time) tls.Certificate {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(a.t, err)
-	return a.certify(name, key)
+	return a.certify(name, end, key)
 }
 
-// certify is leaf for a key that there is.
-func (a *authority) certify(name string, key crypto.Signer) tls.Certificate {
+// certify is made for a key that there is.
+func (a *authority) certify(name string, end time.Time, key crypto.Signer) tls.Certificate {
 	a.t.Helper()
-	c := &x509.Certificate{Subject: pkix.Name{CommonName: "leaf " + name}, KeyUsage: x509.KeyUsageDigitalSignature,
+	c := &x509.Certificate{Subject: pkix.Name{CommonName: "leaf " + name}, NotAfter: end, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	if name != "" {
 		c.DNSNames, c.ExtKeyUsage = []string{name}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}

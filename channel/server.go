@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/devicekeys/devicekeys/identity"
@@ -25,8 +26,19 @@ type ServiceConfig struct {
 	// device to come again; of every other one it learns nothing.
 	Admit func(ctx context.Context, h Hello, source netip.Addr) (Peer, error)
 	// AdmitCertificate lets a device in by its certificate, whose chain was verified
-	// against TLS.ClientCAs: of SuiteCertificate.
+	// against TLS.ClientCAs as of when it was issued: of SuiteCertificate.
 	AdmitCertificate func(ctx context.Context, h Hello, c *x509.Certificate, source netip.Addr) error
+	// Pace, if there is one, is called once for each device that Admit or AdmitCertificate
+	// decides on, or the realm: when the key was used and given back, right before the
+	// answer. began is when the decision began, err why the device isn't let in, nil if it
+	// is. It may wait, so that one takes as long as the other, while ctx lasts.
+	Pace func(ctx context.Context, h Hello, began time.Time, err error)
+	// Sign, if there is one, does each signature of the service's TLS key by calling do, or
+	// gives an error instead: to bound how many there are at once. An error that has a
+	// method RetryAfter says that the service has no time.
+	Sign func(ctx context.Context, do func() error) error
+	// Suites are those that are spoken; none: each that the rest makes possible.
+	Suites []Suite
 	// TLS has the service's certificate and, for SuiteCertificate, the device CAs
 	// (ClientCAs). nil: SuiteNoise only.
 	TLS *tls.Config
@@ -67,13 +79,22 @@ func Server(ctx context.Context, conn net.Conn, c ServiceConfig) (*Conn, error) 
 	return out, nil
 }
 
+// overWait bounds how long a source that came too often has for its first byte, which says
+// in what words it is told so: enough for one whose packets are under way already.
+const overWait = 200 * time.Millisecond
+
 // take tells the suites apart and takes the device.
 func (c ServiceConfig) take(ctx context.Context, conn net.Conn) (*Conn, error) {
 	source := sourceOf(conn)
 	over := c.Limiter.source(source)
+	if over != nil {
+		if err := arm(ctx, conn.SetReadDeadline, overWait); err != nil {
+			return nil, errors.Join(over, err)
+		}
+	}
 	r := newStream(conn)
 	if err := r.need(1); err != nil {
-		return nil, err
+		return nil, errors.Join(over, unheard(err))
 	}
 	first := r.buffer()[0]
 	switch {
@@ -93,8 +114,24 @@ func (c ServiceConfig) later(w io.Writer, err error) error {
 	return errors.Join(err, writeFrame(w, busyFrame(after)))
 }
 
+// unheard marks the end of a connection on which no hello has come.
+func unheard(err error) error {
+	if errors.Is(err, ErrForm) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNoHello, err)
+}
+
+// speaks tells whether a suite is one that the service speaks.
+func (c ServiceConfig) speaks(s Suite) bool {
+	return len(c.Suites) == 0 || slices.Contains(c.Suites, s)
+}
+
 // noise is SuiteNoise.
 func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *stream, source netip.Addr) (*Conn, error) {
+	if !c.speaks(SuiteNoise) {
+		return nil, fmt.Errorf("%w: bytes outside TLS, and the service speaks TLS alone", ErrForm)
+	}
 	raw, h, err := readHello(r)
 	if err != nil {
 		return nil, err
@@ -104,7 +141,7 @@ func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *stream, sour
 	}
 	first, err := r.take(1 + ephemeralSize + tagSize)
 	if err != nil {
-		return nil, err
+		return nil, unheard(err)
 	}
 	if len(first) != 1+ephemeralSize+tagSize || first[0] != frameHandshake {
 		return nil, fmt.Errorf("%w: a first message of %d bytes", ErrForm, len(first))
@@ -157,24 +194,44 @@ func (c ServiceConfig) noise(ctx context.Context, conn net.Conn, r *stream, sour
 func (c ServiceConfig) psk(ctx context.Context, h Hello, source netip.Addr, msg []byte) (psk []byte, refused error) {
 	psk = make([]byte, pskSize)
 	rand.Read(psk) // never fails
+	mac, err := c.use(ctx, h, source, func(p Peer) ([]byte, error) { return p.MAC(ctx, msg) })
+	if err != nil {
+		return psk, err
+	}
+	return mac, nil
+}
+
+// use asks whether a device is let in by its key, uses the key and gives it back. However
+// that ends, what follows comes after Pace: the time of all of it, the key's destruction
+// included, is what a device that isn't let in has to be made to wait for.
+func (c ServiceConfig) use(ctx context.Context, h Hello, source netip.Addr, do func(Peer) (mac []byte, err error)) (mac []byte, err error) {
+	defer c.paced(ctx, h, time.Now(), &err)
 	if h.Realm != c.Realm {
-		return psk, fmt.Errorf("%w: a device of realm %s", ErrRefused, h.Realm)
+		return nil, fmt.Errorf("%w: a device of realm %s", ErrRefused, h.Realm)
 	}
 	if c.Admit == nil {
-		return psk, fmt.Errorf("%w: the service takes no symmetric keys", ErrRefused)
+		return nil, fmt.Errorf("%w: the service takes no symmetric keys", ErrRefused)
 	}
 	peer, err := c.Admit(ctx, h, source)
 	if err != nil {
-		return psk, fmt.Errorf("%w: %w", ErrRefused, err)
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	mac, err := peer.MAC(ctx, msg)
+	defer peer.Close(context.WithoutCancel(ctx)) // if do panics; repeated otherwise
+	mac, err = do(peer)
 	if err = errors.Join(err, peer.Close(context.WithoutCancel(ctx))); err != nil {
-		return psk, fmt.Errorf("%w: use the device's key: %w", ErrRefused, err)
+		return nil, fmt.Errorf("%w: use the device's key: %w", ErrRefused, err)
 	}
-	if len(mac) != pskSize {
-		return psk, fmt.Errorf("%w: the HSM gave a MAC of %d bytes", ErrRefused, len(mac))
+	if len(mac) != macSize {
+		return nil, fmt.Errorf("%w: the HSM gave a MAC of %d bytes", ErrRefused, len(mac))
 	}
 	return mac, nil
+}
+
+// paced calls Pace.
+func (c ServiceConfig) paced(ctx context.Context, h Hello, began time.Time, err *error) {
+	if c.Pace != nil {
+		c.Pace(ctx, h, began, *err)
+	}
 }
 
 // confirmed reads the device's first frame: it shows that the device has the key.
@@ -192,7 +249,7 @@ func (c *Conn) confirmed() error {
 func readHello(r *stream) ([]byte, Hello, error) {
 	b, err := r.take(1 + MaxHello)
 	if err != nil {
-		return nil, Hello{}, err
+		return nil, Hello{}, unheard(err)
 	}
 	if b[0] != frameHello {
 		return nil, Hello{}, fmt.Errorf("%w: a frame of type %d, a hello was due", ErrForm, b[0])
@@ -202,17 +259,4 @@ func readHello(r *stream) ([]byte, Hello, error) {
 		return nil, Hello{}, fmt.Errorf("%w: %w", ErrForm, err)
 	}
 	return b[1:], h, nil
-}
-
-// sourceOf gives the address that a connection counts for.
-func sourceOf(conn net.Conn) netip.Addr {
-	a := conn.RemoteAddr()
-	if a == nil {
-		return netip.Addr{}
-	}
-	p, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Addr{} // a pipe of a test: all of them are one source
-	}
-	return p.Addr().Unmap().WithZone("")
 }

@@ -4,10 +4,15 @@ import (
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
+	"syscall"
+	"time"
 )
 
 const (
@@ -16,6 +21,9 @@ const (
 	// exporterLabel names the bytes that both sides have of one connection (RFC 8446 §7.5).
 	exporterLabel = "EXPORTER-devicekeys-channel"
 	exporterSize  = 32
+	// alertInternal is how crypto/tls names the alert that a service without time for a
+	// signature sends (RFC 8446 §6.2, internal_error).
+	alertInternal = "tls: internal error"
 )
 
 // ClientTLS gives the TLS configuration that devices use: what config says, with TLS 1.3 and
@@ -28,14 +36,16 @@ func ClientTLS(config *tls.Config) (*tls.Config, error) {
 }
 
 // ServerTLS gives the TLS configuration that the service uses. A device shows its
-// certificate or none; one that is shown must be of ClientCAs.
+// certificate or none. TLS checks that it holds the certificate's key, and [Server], after
+// the device's hello, that the chain leads to ClientCAs: by itself this configuration lets
+// in whoever has a certificate.
 func ServerTLS(config *tls.Config) (*tls.Config, error) {
 	if config == nil || len(config.Certificates) == 0 && config.GetCertificate == nil {
 		return nil, errors.New("a TLS suite needs the service's certificate")
 	}
 	c := confine(config)
 	if c.ClientAuth = tls.NoClientCert; c.ClientCAs != nil {
-		c.ClientAuth = tls.VerifyClientCertIfGiven
+		c.ClientAuth = tls.RequestClientCert
 	}
 	// A resumed connection shows no certificate and no key again.
 	c.SessionTicketsDisabled = true
@@ -81,7 +91,7 @@ func (c DeviceConfig) tls(ctx context.Context, conn net.Conn, hello []byte) (*Co
 	}
 	inside := tls.Client(conn, config)
 	if err := greet(ctx, inside); err != nil {
-		return nil, err
+		return nil, explain(err, config)
 	}
 	exporter, err := exported(inside)
 	if err != nil {
@@ -123,16 +133,20 @@ func (c DeviceConfig) tls(ctx context.Context, conn net.Conn, hello []byte) (*Co
 
 // tls is SuiteTLS and SuiteCertificate.
 func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *stream, source netip.Addr) (*Conn, error) {
-	if c.TLS == nil {
-		return nil, fmt.Errorf("%w: TLS, which the service doesn't have", ErrForm)
+	if c.TLS == nil || !c.speaks(SuiteTLS) && !c.speaks(SuiteCertificate) {
+		return nil, fmt.Errorf("%w: TLS, which the service doesn't speak", ErrForm)
 	}
 	config, err := ServerTLS(c.TLS)
 	if err != nil {
 		return nil, err
 	}
+	if err := c.Limiter.handshake(); err != nil {
+		return nil, err // and nothing to say it in
+	}
+	unsigned := c.bound(ctx, config)
 	inside := tls.Server(peeked{conn, r}, config)
 	if err := greet(ctx, inside); err != nil {
-		return nil, err
+		return nil, errors.Join(*unsigned, unshaken(err))
 	}
 	exporter, err := exported(inside)
 	if err != nil {
@@ -144,15 +158,14 @@ func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *stream, source
 		return nil, err
 	}
 	out.hello = h
-	if err := c.Limiter.identity(h.Identity); err != nil {
-		return nil, c.later(inside, err)
-	}
 	var proof []byte
-	switch h.Suite {
-	case SuiteTLS:
+	switch {
+	case !c.speaks(h.Suite):
+		return nil, fmt.Errorf("%w: suite %s, which the service doesn't speak", ErrForm, h.Suite)
+	case h.Suite == SuiteTLS:
 		proof, err = c.prove(ctx, out, raw, exporter, source)
-	case SuiteCertificate:
-		err = c.certified(ctx, h, inside.ConnectionState(), source)
+	case h.Suite == SuiteCertificate:
+		err = c.certified(ctx, h, inside.ConnectionState().PeerCertificates, source)
 	default:
 		return nil, fmt.Errorf("%w: suite %s inside TLS", ErrForm, h.Suite)
 	}
@@ -165,45 +178,51 @@ func (c ServiceConfig) tls(ctx context.Context, conn net.Conn, r *stream, source
 	return out, writeFrame(inside, []byte{frameHandshake}, proof, out.greeted.encode())
 }
 
+// unshaken tells a TLS handshake that broke off from one that the two sides can't agree on.
+func unshaken(err error) error {
+	op := (*net.OpError)(nil)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, context.Canceled) || errors.As(err, &op) && op.Op != "remote error" && op.Op != "local error" {
+		return unheard(err)
+	}
+	return fmt.Errorf("%w: %w", ErrForm, err)
+}
+
+// explain says what the end of a TLS handshake means to a device.
+func explain(err error, config *tls.Config) error {
+	op, invalid := (*net.OpError)(nil), x509.CertificateInvalidError{}
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+		errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() == alertInternal:
+		return fmt.Errorf("%w: %w", ErrTurnedAway, err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		now := time.Now
+		if config.Time != nil {
+			now = config.Time
+		}
+		return fmt.Errorf("%w: it is %s here: if that is wrong, set the clock or use suite %s: %w", ErrClock, now().UTC().Format(time.RFC3339), SuiteNoise, err)
+	}
+	return err
+}
+
 // prove checks the device's proof in the HSM and gives the service's.
-func (c ServiceConfig) prove(ctx context.Context, conn *Conn, raw, exporter []byte, source netip.Addr) (_ []byte, err error) {
+func (c ServiceConfig) prove(ctx context.Context, conn *Conn, raw, exporter []byte, source netip.Addr) ([]byte, error) {
+	if err := c.Limiter.identity(conn.hello.Identity); err != nil {
+		return nil, err
+	}
 	b, err := conn.stream.take(1 + macSize)
 	if err != nil {
-		return nil, err
+		return nil, unheard(err)
 	}
 	if len(b) != 1+macSize || b[0] != frameHandshake {
 		return nil, fmt.Errorf("%w: a proof of %d bytes", ErrForm, len(b))
 	}
-	if conn.hello.Realm != c.Realm || c.Admit == nil {
-		return nil, fmt.Errorf("%w: a device of realm %s", ErrRefused, conn.hello.Realm)
-	}
-	peer, err := c.Admit(ctx, conn.hello, source)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	defer func() { err = errors.Join(err, peer.Close(context.WithoutCancel(ctx))) }()
-	if err := peer.Verify(ctx, proofMessage(labelDevice, raw, exporter), b[1:]); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	proof, err := peer.MAC(ctx, proofMessage(labelService, raw, exporter))
-	if err == nil && len(proof) != macSize {
-		err = fmt.Errorf("the HSM gave a MAC of %d bytes", len(proof))
-	}
-	return proof, err
-}
-
-// certified asks whether a device that has shown its certificate is let in.
-func (c ServiceConfig) certified(ctx context.Context, h Hello, s tls.ConnectionState, source netip.Addr) error {
-	switch {
-	case len(s.VerifiedChains) == 0:
-		return fmt.Errorf("%w: no certificate was shown", ErrRefused)
-	case h.Realm != c.Realm || c.AdmitCertificate == nil:
-		return fmt.Errorf("%w: a device of realm %s", ErrRefused, h.Realm)
-	}
-	if err := c.AdmitCertificate(ctx, h, s.PeerCertificates[0], source); err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	return nil
+	return c.use(ctx, conn.hello, source, func(p Peer) ([]byte, error) {
+		if err := p.Verify(ctx, proofMessage(labelDevice, raw, exporter), b[1:]); err != nil {
+			return nil, err
+		}
+		return p.MAC(ctx, proofMessage(labelService, raw, exporter))
+	})
 }
 
 // peeked is a connection of which the first bytes were looked at.

@@ -34,10 +34,10 @@ func clientTLS(service *authority) *tls.Config {
 	return &tls.Config{RootCAs: service.pool(), ServerName: "service.example"}
 }
 
-// certificate lets in whoever has shown a certificate of the device CA.
-func (m *maker) certificate(_ context.Context, _ channel.Hello, c *x509.Certificate, _ netip.Addr) error {
+// certificate lets in whoever has shown a certificate of the device CA, as device 1.
+func (m *maker) certificate(_ context.Context, h channel.Hello, c *x509.Certificate, _ netip.Addr) error {
 	m.asked.Add(1)
-	if c.Subject.CommonName != "leaf " {
+	if c.Subject.CommonName != "leaf " || h.Identity.Value()[8:] != "000001" || h.Generation != 1 {
 		return errUnknown
 	}
 	return m.refuse
@@ -58,28 +58,45 @@ func TestCertificateRefused(t *testing.T) {
 		return d
 	}
 	opened(t, good(), s)
-	for name, spoil := range map[string]func(*channel.DeviceConfig, *channel.ServiceConfig){
-		"a stranger's certificate": func(d *channel.DeviceConfig, _ *channel.ServiceConfig) {
+	for name, c := range map[string]struct {
+		spoil         func(*channel.DeviceConfig, *channel.ServiceConfig)
+		device, there error // what each side says of it; nil: only that it is an error
+	}{
+		"a stranger's certificate": {func(d *channel.DeviceConfig, _ *channel.ServiceConfig) {
 			d.TLS.Certificates = []tls.Certificate{strangers.leaf("")}
-		},
-		"no certificate":     func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS.Certificates = nil },
-		"another service CA": func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS.RootCAs = strangers.pool() },
-		"another name":       func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS.ServerName = "other.example" },
-		"no TLS there":       func(_ *channel.DeviceConfig, s *channel.ServiceConfig) { s.TLS = nil },
-		"a key instead": func(d *channel.DeviceConfig, s *channel.ServiceConfig) {
+		}, channel.ErrRefused, channel.ErrStranger},
+		"a service's certificate": {func(d *channel.DeviceConfig, s *channel.ServiceConfig) {
+			d.TLS.Certificates = []tls.Certificate{devices.leaf("service.example")}
+		}, channel.ErrRefused, channel.ErrStranger},
+		"too long a chain": {func(d *channel.DeviceConfig, _ *channel.ServiceConfig) {
+			c := &d.TLS.Certificates[0]
+			c.Certificate = append(c.Certificate, c.Certificate[0], c.Certificate[0], c.Certificate[0], c.Certificate[0])
+		}, channel.ErrRefused, channel.ErrStranger},
+		"none is shown": {func(d *channel.DeviceConfig, _ *channel.ServiceConfig) {
+			d.TLS.Certificates, d.TLS.GetClientCertificate = nil, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
+		}, channel.ErrRefused, channel.ErrStranger},
+		"no certificate":     {func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS.Certificates = nil }, nil, channel.ErrNoHello},
+		"another service CA": {func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS.RootCAs = strangers.pool() }, nil, channel.ErrForm},
+		"another name":       {func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS.ServerName = "other.example" }, nil, channel.ErrForm},
+		"no TLS there":       {func(_ *channel.DeviceConfig, s *channel.ServiceConfig) { s.TLS = nil }, channel.ErrTurnedAway, channel.ErrForm},
+		"a key instead": {func(d *channel.DeviceConfig, s *channel.ServiceConfig) {
 			d.Hello.Suite, d.TLS.Certificates, d.MAC = channel.SuiteTLS, nil, software("wrong").MAC
-		},
-		"not let in": func(_ *channel.DeviceConfig, s *channel.ServiceConfig) {
+		}, channel.ErrRefused, channel.ErrRefused},
+		"not let in": {func(_ *channel.DeviceConfig, s *channel.ServiceConfig) {
 			s.AdmitCertificate = func(context.Context, channel.Hello, *x509.Certificate, netip.Addr) error { return errUnknown }
-		},
-		"no configuration": func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS = nil },
+		}, channel.ErrRefused, errUnknown},
+		"no device CA there": {func(_ *channel.DeviceConfig, s *channel.ServiceConfig) {
+			s.TLS = &tls.Config{Certificates: s.TLS.Certificates}
+		}, channel.ErrRefused, channel.ErrStranger},
+		"no configuration": {func(d *channel.DeviceConfig, _ *channel.ServiceConfig) { d.TLS = nil }, nil, channel.ErrNoHello},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d, s := good(), s
-			spoil(&d, &s)
+			c.spoil(&d, &s)
 			a, b := pair(t)
-			if one, other := meet(t, a, b, d, s); one.err == nil || other.err == nil {
+			one, other := meet(t, a, b, d, s)
+			if one.err == nil || c.device != nil && !errors.Is(one.err, c.device) || !errors.Is(other.err, c.there) {
 				t.Errorf("device: %v; service: %v", one.err, other.err)
 			}
 		})
@@ -250,7 +267,7 @@ func TestOpenSSLServer(t *testing.T) {
 	open := func(ca *authority) (*channel.Conn, error) {
 		d := device(t, channel.SuiteCertificate, 1)
 		d.MAC, d.TLS = nil, clientTLS(service)
-		d.TLS.Certificates = []tls.Certificate{ca.certify("", key)}
+		d.TLS.Certificates = []tls.Certificate{ca.certify("", noEnd, key)}
 		return channel.Client(ctx, started(t, addr), d)
 	}
 	if _, err := open(strangers); !errors.Is(err, channel.ErrRefused) {

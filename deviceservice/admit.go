@@ -40,7 +40,7 @@ type Issued interface {
 	Lookup(ctx context.Context, id identity.Identity) (issued.Device, error)
 }
 
-// WrappedKeys gives keys that wait wrapped: an issued.Store. Its errors match issued.ErrNoKey.
+// WrappedKeys gives keys that wait wrapped: an issued.Cache. Its errors match issued.ErrNoKey.
 type WrappedKeys interface {
 	// Key gives an entry's key of one generation of a device.
 	Key(ctx context.Context, record identity.RecordID, g identity.Generation, entry string) ([]byte, error)
@@ -62,7 +62,6 @@ type admission struct {
 	hello  channel.Hello
 	device issued.Device
 	way    Way
-	began  time.Time
 }
 
 // check says whether a device that says h of itself is to be let in, without any use of the HSM.
@@ -120,12 +119,7 @@ func (s *Service) ways(line string) []Way {
 
 // admit is the channel's Admit of suites 1 and 2.
 func (s *Service) admit(ctx context.Context, a *admission, h channel.Hello) (_ channel.Peer, err error) {
-	a.hello, a.began = h, time.Now()
-	defer func() {
-		if err != nil {
-			s.pace.wait(ctx, a.began)
-		}
-	}()
+	a.hello = h
 	if a.device, a.way, err = s.check(ctx, h); err != nil {
 		return nil, err
 	}
@@ -135,61 +129,84 @@ func (s *Service) admit(ctx context.Context, a *admission, h channel.Hello) (_ c
 	return s.key(ctx, a)
 }
 
-// key gets the device's key into the HSM.
+// key gets the device's key into the HSM, which holds a turn there until it is destroyed. What the database has to say
+// comes before the turn: a slow one keeps no other device from the HSM.
 func (s *Service) key(ctx context.Context, a *admission) (channel.Peer, error) {
-	turn, cancel := context.WithTimeout(ctx, keyWait)
-	defer cancel()
-	select {
-	case s.turns <- struct{}{}:
-	case <-turn.Done():
+	var blob []byte
+	if a.way == Fetched {
+		var err error
+		if blob, err = s.wrapped(ctx, a); err != nil {
+			return nil, err
+		}
+	}
+	if !take(ctx, s.turns, keyWait) {
 		return nil, refuse(ReasonBusy, fmt.Errorf("no turn at the HSM within %s", keyWait))
 	}
-	key, err := s.fetch(ctx, a)
-	if err != nil {
-		<-s.turns
-		return nil, err
-	}
-	s.metrics.keys.WithLabelValues(string(a.way)).Inc()
-	return &peer{service: s, key: key, began: a.began, turn: true}, nil
-}
-
-func (s *Service) fetch(ctx context.Context, a *admission) (keypackage.MACKey, error) {
-	d := a.device
-	if a.way == Derived {
-		id := keypackage.KeyID{Name: a.hello.Key.Name, KDF: d.KDF, Version: d.Master}
-		key, err := s.opts.Keys.DeviceKey(ctx, id, keypackage.DeviceKeyContext(s.opts.Realm, id, d.Identity, d.Generation, d.Record))
-		if err != nil {
-			return nil, refuse(ReasonHSM, err)
+	var p *peer
+	defer func() {
+		if p == nil { // nobody else gives the turn back
+			<-s.turns
 		}
-		return key, nil
-	}
-	blob, err := s.opts.WrappedKeys.Key(ctx, d.Record, d.Generation, a.hello.Key.Name)
-	switch {
-	case errors.Is(err, issued.ErrNoKey):
-		return nil, refuse(ReasonNoKey, err)
-	case err != nil:
-		return nil, refuse(ReasonAway, err)
-	}
-	key, err := s.opts.Keys.Unwrap(ctx, KeyLabel(d.Record, d.Generation, a.hello.Key.Name), blob)
+	}()
+	key, err := s.bring(ctx, a, blob)
 	if err != nil {
 		return nil, refuse(ReasonHSM, err)
 	}
-	return key, nil
+	s.metrics.keys.WithLabelValues(string(a.way)).Inc()
+	p = &peer{service: s, key: key}
+	return p, nil
 }
 
-// peer is a device's key in the HSM for one handshake. It serves one goroutine.
+// take takes a turn within a time, or tells that there was none.
+func take(ctx context.Context, turns chan struct{}, within time.Duration) bool {
+	select {
+	case turns <- struct{}{}:
+		return true
+	default:
+	}
+	t := time.NewTimer(within)
+	defer t.Stop()
+	select {
+	case turns <- struct{}{}:
+		return true
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// wrapped gives the wrapped key that waits in the records.
+func (s *Service) wrapped(ctx context.Context, a *admission) ([]byte, error) {
+	blob, err := s.opts.WrappedKeys.Key(ctx, a.device.Record, a.device.Generation, a.hello.Key.Name)
+	switch {
+	case errors.Is(err, issued.ErrNoKey):
+		return nil, refuse(ReasonNoKey, err)
+	case err != nil: // not told: only who was issued gets this far
+		return nil, &Refusal{ReasonAway, err}
+	}
+	return blob, nil
+}
+
+// bring derives the key in the HSM, or unwraps it there.
+func (s *Service) bring(ctx context.Context, a *admission, blob []byte) (keypackage.MACKey, error) {
+	d := a.device
+	if a.way == Fetched {
+		return s.opts.Keys.Unwrap(ctx, KeyLabel(d.Record, d.Generation, a.hello.Key.Name), blob)
+	}
+	id := keypackage.KeyID{Name: a.hello.Key.Name, KDF: d.KDF, Version: d.Master}
+	return s.opts.Keys.DeviceKey(ctx, id, keypackage.DeviceKeyContext(s.opts.Realm, id, d.Identity, d.Generation, d.Record))
+}
+
+// peer is a device's key in the HSM for one handshake, with a turn there until it is closed. It serves one goroutine.
 type peer struct {
 	service *Service
 	key     keypackage.MACKey
-	began   time.Time // of the admission
-	turn    bool      // it holds a turn at the HSM: until its first use, as the wait after that costs the HSM nothing
 	closed  bool
 }
 
 // MAC gives HMAC-SHA-256 under the device's key.
 func (p *peer) MAC(ctx context.Context, msg []byte) ([]byte, error) {
 	mac, err := p.key.MAC(ctx, msg)
-	p.used(ctx)
 	if err != nil {
 		return nil, refuse(ReasonHSM, err)
 	}
@@ -199,7 +216,6 @@ func (p *peer) MAC(ctx context.Context, msg []byte) ([]byte, error) {
 // Verify checks a MAC inside the HSM.
 func (p *peer) Verify(ctx context.Context, msg, mac []byte) error {
 	err := p.key.Verify(ctx, msg, mac)
-	p.used(ctx)
 	switch {
 	case err == nil:
 		return nil
@@ -209,54 +225,48 @@ func (p *peer) Verify(ctx context.Context, msg, mac []byte) error {
 	return refuse(ReasonHSM, err)
 }
 
-// used gives the turn back after the key's first use, which takes as long as a refusal (pace).
-func (p *peer) used(ctx context.Context) {
-	if !p.turn {
-		return
-	}
-	p.release()
-	p.service.pace.took(time.Since(p.began))
-	p.service.pace.wait(ctx, p.began)
-}
-
-// Close destroys the key, also when ctx is over. Repeating it does no harm.
+// Close destroys the key, also when ctx is over, and gives the turn back. Repeating it does no harm.
 func (p *peer) Close(ctx context.Context) error {
 	if p.closed {
 		return nil
 	}
 	p.closed = true
+	defer func() { <-p.service.turns }()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
-	err := p.key.Destroy(ctx)
-	if p.turn {
-		p.release()
+	if err := p.key.Destroy(ctx); err != nil {
+		return refuse(ReasonHSM, err)
 	}
-	return err
-}
-
-func (p *peer) release() {
-	p.turn = false
-	<-p.service.turns
+	return nil
 }
 
 // admitCertificate is the channel's AdmitCertificate: the certificate is of the device CA, and the registry lists it for
-// the current generation of the record.
+// the current generation of the record. The certificate comes first, so who has none costs no lookup.
 func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.Hello, c *x509.Certificate) (err error) {
-	a.hello, a.began = h, time.Now()
-	if a.device, a.way, err = s.check(ctx, h); err != nil {
-		return err
-	}
-	if a.way != Certificate {
+	a.hello = h
+	if a.way = wayOf(h); a.way != Certificate {
 		return refuse(ReasonWay, errors.New("a certificate belongs to suite 3"))
 	}
 	if c == nil {
-		return refuse(ReasonCert, errors.New("none was shown"))
+		return refuse(ReasonStranger, errors.New("no certificate was shown"))
 	}
-	if err := s.checkCertificate(c, a.device); err != nil {
+	cert, err := devicecert.Check(c.Raw, s.opts.Roots, devicecert.Want{At: time.Now(), Algorithm: keypackage.ES256})
+	switch {
+	case errors.Is(err, devicecert.ErrForm), errors.Is(err, devicecert.ErrIssuer):
+		return refuse(ReasonStranger, err)
+	case err != nil:
+		return refuse(ReasonCert, err)
+	}
+	if a.device, a.way, err = s.check(ctx, h); err != nil {
+		return err
+	}
+	if err := s.checkCertificate(cert, a.device); err != nil {
 		return refuse(ReasonCert, err)
 	}
 	g, all, err := s.opts.Certificates.Certificates(ctx, a.device.Record)
 	switch {
+	case err != nil && cert.Record == nil: // whose certificate it is isn't known: told, that would tell who was issued
+		return &Refusal{ReasonAway, fmt.Errorf("read the registry's certificates: %w", err)}
 	case err != nil:
 		return refuse(ReasonAway, fmt.Errorf("read the registry's certificates: %w", err))
 	case g != a.device.Generation:
@@ -267,17 +277,16 @@ func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.
 	return nil
 }
 
-// checkCertificate asks for what the registry's list alone does not say: a device CA's signature, a key that signs, and no
-// other device's name. One that was made in advance names no record; whose it is then only the list says.
-func (s *Service) checkCertificate(c *x509.Certificate, d issued.Device) error {
-	cert, err := devicecert.Check(c.Raw, s.opts.Roots, devicecert.Want{At: time.Now(), Algorithm: keypackage.ES256})
+// checkCertificate asks for what the registry's list alone does not say: no other device's name, nor another product
+// line's. One that was made in advance names no record; whose it is then only the list says.
+func (s *Service) checkCertificate(cert devicecert.Certificate, d issued.Device) error {
 	switch {
-	case err != nil:
-		return err
 	case cert.Record != nil && *cert.Record != d.Record:
 		return fmt.Errorf("%w: it names record %s", devicecert.ErrOther, cert.Record.Short())
-	case cert.Identity != nil && cert.Identity != d.Identity:
-		return fmt.Errorf("%w: it names %s", devicecert.ErrOther, cert.Identity)
+	case cert.Identity != nil && cert.Identity != d.Identity: // the identity stays out of the log
+		return fmt.Errorf("%w: it names another identity", devicecert.ErrOther)
+	case cert.ProductLine != d.Line:
+		return fmt.Errorf("%w: it names product line %q, the records have %q", devicecert.ErrOther, cert.ProductLine, d.Line)
 	}
 	return nil
 }

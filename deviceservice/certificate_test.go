@@ -108,6 +108,9 @@ func TestCertificate(t *testing.T) {
 	r.Put(2, 1, records.Quarantined)
 	public := newKey(t).Public()
 	strange := issuedtest.Chip(t, 9).RecordID()
+	r.Put(4, 1, records.Shipped)
+	r.Exec(`update device set line = 'watch' where record_id = $1`, recordOf(t, 4))
+	line := issuedtest.Chip(t, 4).RecordID()
 	own := ours.certify(t, public, devicecert.Request{Record: &d.Record})
 	advance := ours.certify(t, public, devicecert.Request{})
 	named := ours.certify(t, public, devicecert.Request{Record: &d.Record, Identity: d.Identity})
@@ -115,6 +118,7 @@ func TestCertificate(t *testing.T) {
 	misnamed := ours.certify(t, public, devicecert.Request{Record: &d.Record, Identity: issuedtest.IMEI(t, 9)})
 	foreign := theirs.certify(t, public, devicecert.Request{Record: &d.Record})
 	agreement := ours.certify(t, public, devicecert.Request{Record: &d.Record, Algorithm: keypackage.ECDH})
+	watch := ours.certify(t, public, devicecert.Request{Record: &line})
 	const in deviceservice.Reason = ""
 	for _, c := range []struct {
 		name       string
@@ -135,10 +139,13 @@ func TestCertificate(t *testing.T) {
 		{"listed for an earlier generation", 1, 2, own, 1, [][]byte{own.Raw}, nil, deviceservice.ReasonCert},
 		{"of another record", 1, 2, others, 2, [][]byte{others.Raw}, nil, deviceservice.ReasonCert},
 		{"of another identity", 1, 2, misnamed, 2, [][]byte{misnamed.Raw}, nil, deviceservice.ReasonCert},
-		{"of another CA", 1, 2, foreign, 2, [][]byte{foreign.Raw}, nil, deviceservice.ReasonCert},
+		{"of another CA", 1, 2, foreign, 2, [][]byte{foreign.Raw}, nil, deviceservice.ReasonStranger},
 		{"of a key that agrees", 1, 2, agreement, 2, [][]byte{agreement.Raw}, nil, deviceservice.ReasonCert},
-		{"none is shown", 1, 2, nil, 2, [][]byte{own.Raw}, nil, deviceservice.ReasonCert},
+		{"none is shown", 1, 2, nil, 2, [][]byte{own.Raw}, nil, deviceservice.ReasonStranger},
+		{"of another product line", 4, 1, watch, 1, [][]byte{watch.Raw}, nil, deviceservice.ReasonCert},
 		{"the registry is away", 1, 2, own, 0, nil, errors.New("connection refused"), deviceservice.ReasonAway},
+		{"the registry is away, made in advance", 1, 2, advance, 0, nil, errors.New("connection refused"), deviceservice.ReasonAway},
+		{"the registry is away, of another record", 1, 2, others, 0, nil, errors.New("connection refused"), deviceservice.ReasonCert},
 		{"superseded", 1, 1, own, 1, [][]byte{own.Raw}, nil, deviceservice.ReasonSuperseded},
 		{"quarantined", 2, 1, own, 1, [][]byte{own.Raw}, nil, deviceservice.ReasonInactive},
 		{"never issued", 3, 1, own, 1, [][]byte{own.Raw}, nil, deviceservice.ReasonUnknown},
@@ -146,6 +153,10 @@ func TestCertificate(t *testing.T) {
 		list.set(c.listed, c.away, c.list...)
 		hello := channel.Hello{Suite: channel.SuiteCertificate, Realm: dev, Identity: issuedtest.IMEI(t, c.n), Generation: c.generation}
 		err := s.AdmitCertificate(t.Context(), hello, c.shown)
+		var told interface{ RetryAfter() time.Duration }
+		if want := c.reason == deviceservice.ReasonAway && c.shown == own; errors.As(err, &told) != want {
+			t.Errorf("%s: told to come again is %v", c.name, !want)
+		}
 		if c.reason == in && err != nil || c.reason != in && (err == nil || deviceservice.ReasonOf(err) != c.reason) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.reason)
 		}

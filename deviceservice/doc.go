@@ -3,9 +3,11 @@
 //
 // # Who is let in
 //
-// A device says in clear who it is (channel.Hello). Before anything else is spent on it, in this order:
+// A device says who it is (channel.Hello): in suite 1 in clear, else inside TLS, which costs the service a signature
+// first. Before anything else is spent on it, in this order:
 //
-//  1. the source and the identity have not come too often (the channel's limiter);
+//  1. the source has a place among the connections that have proven nothing (gate), and has not come too often; nor has
+//     the identity, or in suite 3 the certificate, once its chain leads to the device CA (the channel's limiter);
 //  2. realm, key and way are ones that this service knows;
 //  3. the identity was issued, is in the field, and the generation is the current one (package issued): a device that is
 //     on the line, quarantined, scrapped or burned, or whose generation was superseded, is refused;
@@ -28,13 +30,20 @@
 // # All refusals alike
 //
 // A peer that is refused learns nothing of the reason. The channel answers it as it would answer a device, with a key
-// that nobody has, and refusal and admission wait until both took the same time (pace). The reasons stand in metrics, by their names, and in the log, with the record's short id or none.
+// that nobody has, and refusal and admission wait until both took the same time (pace), at one place: after the key was
+// used, destroyed, and its turn given back, right before the answer. Each suite and way has a pace of its own, so what one
+// costs doesn't show in another. The reasons stand in metrics, by their names, and in the log, with the record's short id
+// or none; the identity that a peer claims in neither.
 //
 // # What is spent
 //
 // One handshake is one key: four PKCS#11 calls (a test counts them). KeysAtOnce bounds how many stand in the
-// HSM, and who waits longer than keyWait is refused. MaxChannels bounds open channels, MaxPerDevice those of one
+// HSM, from before a key comes there until it is destroyed, and who waits longer than keyWait for a turn is refused; the
+// database is asked before. Half as many signatures of TLS come beside them, which wait signWait. MaxHandshakes and
+// MaxPerSource bound connections that have proven nothing, MaxChannels open channels, MaxPerDevice those of one
 // device: its oldest one is closed for a new one, since a device that lost its network can't close what it forgot.
+//
+// A panic ends the connection that it happened on, and no other; it is counted, and logged without what it says.
 //
 // # Threats
 //

@@ -3,6 +3,7 @@ package deviceservice
 import (
 	"context"
 	"crypto/x509"
+	"net/netip"
 
 	"github.com/devicekeys/devicekeys/channel"
 )
@@ -30,3 +31,24 @@ func (s *Service) Sessions() int {
 	}
 	return n
 }
+
+// Gate is a gate.
+type Gate struct{ *gate }
+
+// NewGate gives a gate.
+func NewGate(most, ofSource, channels int) Gate { return Gate{newGate(most, ofSource, channels)} }
+
+// Enter takes a connection in, or not.
+func (g Gate) Enter(a netip.Addr) bool { return g.enter(a) == "" }
+
+// Leave takes one out.
+func (g Gate) Leave(a netip.Addr) { g.leave(a) }
+
+// Open counts a channel, or not.
+func (g Gate) Open() bool { return g.open() }
+
+// Close takes a channel out.
+func (g Gate) Close() { g.close() }
+
+// Sources counts the networks that are remembered.
+func (g Gate) Sources() int { return len(g.sources) }

@@ -1,10 +1,17 @@
 package deviceservice_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +26,7 @@ import (
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/hsm/servicekeys"
+	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -50,7 +58,7 @@ func (c *clock) pass(by time.Duration) { c.ns.Add(int64(by)) }
 // keys are those of the service's HSM, which may fail.
 type keys struct {
 	*servicekeys.Keys
-	fail atomic.Bool
+	fail, panics atomic.Bool
 }
 
 var errHSM = errors.New("CKR_DEVICE_ERROR")
@@ -58,6 +66,9 @@ var errHSM = errors.New("CKR_DEVICE_ERROR")
 func (k *keys) DeviceKey(ctx context.Context, key keypackage.KeyID, context []byte) (keypackage.MACKey, error) {
 	if k.fail.Load() {
 		return nil, errHSM
+	}
+	if k.panics.Load() {
+		panic("the token is 12345")
 	}
 	return k.Keys.DeviceKey(ctx, key, context)
 }
@@ -91,25 +102,32 @@ func newPlant(t testing.TB, change func(*deviceservice.Options)) *plant {
 	must(t, err)
 	o := deviceservice.Options{
 		Realm: dev, Entries: []string{"channel"}, Ways: []deviceservice.Way{deviceservice.Derived},
-		Issued: p.cache, Keys: p.keys, WrappedKeys: p.records.Store, Away: p.cache.Away, Registerer: p.registry,
+		Issued: p.cache, Keys: p.keys, WrappedKeys: p.cache, Away: p.cache.Away, Registerer: p.registry,
 	}
 	if change != nil {
 		change(&o)
 	}
+	p.start(o)
+	return p
+}
+
+// start starts a service with options, for this test.
+func (p *plant) start(o deviceservice.Options) {
+	p.t.Helper()
+	var err error
 	p.service, err = deviceservice.New(o)
-	must(t, err)
+	must(p.t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	must(p.t, err)
 	p.addr = l.Addr().String()
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	go func() { p.stopped <- p.service.Serve(ctx, l, bound) }()
-	t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		if err := p.end(); err != nil {
-			t.Error(err)
+			p.t.Error(err)
 		}
 	})
-	return p
 }
 
 // makeKeys has the SPP's token make the purpose key, and brings it to the service's.
@@ -149,6 +167,28 @@ func (p *plant) device(n int, g identity.Generation) channel.DeviceConfig {
 	return channel.DeviceConfig{
 		Hello: channel.Hello{Suite: channel.SuiteNoise, Realm: dev, Key: channelKey, Identity: d.Identity, Generation: g},
 		MAC:   key.MAC,
+	}
+}
+
+// made gives device n, whose key was made for it and is wrapped to the service's token; without one in the records where
+// wrapped is false.
+func (p *plant) made(n int, wrapped bool) channel.DeviceConfig {
+	p.t.Helper()
+	key := make([]byte, 32)
+	rand.Read(key)
+	d := p.records.Put(n, 1, records.Shipped)
+	if wrapped {
+		blob, err := transport.WrapSoftware(dev, p.to, deviceservice.KeyLabel(d.Record, 1, "channel"), key)
+		must(p.t, err)
+		p.records.Key(n, 1, "channel", blob)
+	}
+	return channel.DeviceConfig{
+		Hello: channel.Hello{Suite: channel.SuiteNoise, Realm: dev, Key: keypackage.KeyID{Name: "channel"}, Identity: d.Identity, Generation: 1},
+		MAC: func(_ context.Context, msg []byte) ([]byte, error) {
+			m := hmac.New(sha256.New, key)
+			m.Write(msg)
+			return m.Sum(nil), nil
+		},
 	}
 }
 
@@ -206,4 +246,28 @@ func await(t testing.TB, what string, is func() bool) {
 			t.Fatalf("after %s still not: %s", bound, what)
 		}
 	}
+}
+
+// lines is a log that a test reads.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lines) has(s string) bool { return strings.Contains(l.String(), s) }
+
+func (l *lines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }

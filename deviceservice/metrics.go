@@ -11,7 +11,8 @@ type metrics struct {
 	channels   prometheus.Gauge
 	requests   *prometheus.CounterVec // method, status
 	keys       *prometheus.CounterVec // way
-	full       prometheus.Counter
+	full       *prometheus.CounterVec // cause
+	panics     prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, away func() bool) (*metrics, error) {
@@ -38,9 +39,13 @@ func newMetrics(reg prometheus.Registerer, away func() bool) (*metrics, error) {
 			Name: "devicekeys_service_keys_total",
 			Help: "Device keys brought into the HSM for a handshake, by way: derived, fetched.",
 		}, []string{"way"}),
-		full: prometheus.NewCounter(prometheus.CounterOpts{
+		full: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "devicekeys_service_connections_refused_total",
-			Help: "Connections closed at once, because as many as allowed were open.",
+			Help: "Connections closed at once, by cause: as many channels as allowed were open (channels), or connections that had not proven themselves, of all (handshakes) or of one source (source).",
+		}, []string{"cause"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "devicekeys_service_panics_total",
+			Help: "Connections that ended by a fault of the service itself; the log says where.",
 		}),
 	}
 	recordsAway := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -52,7 +57,7 @@ func newMetrics(reg prometheus.Registerer, away func() bool) (*metrics, error) {
 		}
 		return 0
 	})
-	for _, c := range []prometheus.Collector{m.handshakes, m.seconds, m.channels, m.requests, m.keys, m.full, recordsAway} {
+	for _, c := range []prometheus.Collector{m.handshakes, m.seconds, m.channels, m.requests, m.keys, m.full, m.panics, recordsAway} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -25,7 +25,9 @@ const (
 	ReasonHSM        Reason = "hsm"            // the HSM failed
 	ReasonNoKey      Reason = "no-wrapped-key" // a key that should be fetched isn't there
 	ReasonCert       Reason = "certificate"    // not the device's certificate
-	ReasonProof      Reason = "proof"          // it does not hold the key, or the handshake broke off
+	ReasonStranger   Reason = "stranger"       // no certificate of the device CA
+	ReasonProof      Reason = "proof"          // it does not hold the key, or the handshake broke off after the hello
+	ReasonNoHello    Reason = "no-hello"       // nothing came, or it broke off before a hello: health checks, scanners
 	ReasonForm       Reason = "form"           // bytes that are none of the channel's
 	ReasonLimited    Reason = "limited"        // its source, or whoever says its identity, comes too often
 )
@@ -75,8 +77,14 @@ func reasonOf(err error) Reason {
 		return r.Reason
 	case errors.As(err, &busy):
 		return ReasonLimited
+	case errors.Is(err, channel.ErrStranger):
+		return ReasonStranger
+	case errors.Is(err, channel.ErrClock):
+		return ReasonCert
 	case errors.Is(err, channel.ErrForm):
 		return ReasonForm
+	case errors.Is(err, channel.ErrNoHello):
+		return ReasonNoHello
 	}
 	return ReasonProof
 }

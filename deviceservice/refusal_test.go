@@ -1,7 +1,6 @@
 package deviceservice_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -189,26 +188,6 @@ func TestRefusedAlike(t *testing.T) {
 	}
 	if _, _, err := p.try(in); err != nil {
 		t.Errorf("after all of them, a device in the field gets %v", err)
-	}
-}
-
-// TestRefusedInTime tells how long refusals take beside admissions. It asserts nothing: machines differ.
-func TestRefusedInTime(t *testing.T) {
-	p := newPlant(t, nil)
-	p.records.Put(1, 1, records.Shipped)
-	in, out := p.device(1, 1), p.device(2, 1)
-	wrong := in
-	wrong.MAC = func(context.Context, []byte) ([]byte, error) { return bytes.Repeat([]byte{1}, 32), nil }
-	const rounds = 40
-	sums := map[string]time.Duration{}
-	for range rounds {
-		for name, d := range map[string]channel.DeviceConfig{"let in": in, "never issued": out, "wrong key": wrong} {
-			_, took, _ := p.try(d)
-			sums[name] += took
-		}
-	}
-	for name, sum := range sums {
-		t.Logf("%-13s %s on average of %d", name, (sum / rounds).Round(time.Microsecond), rounds)
 	}
 }
 

@@ -22,10 +22,12 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultMaxChannels  = 10_000
-	DefaultMaxPerDevice = 2 // the one in use, and the one that takes its place
-	DefaultKeysAtOnce   = 16
-	DefaultRequestRate  = 20 // a second
+	DefaultMaxChannels   = 10_000
+	DefaultMaxPerDevice  = 2 // the one in use, and the one that takes its place
+	DefaultMaxHandshakes = 2_000
+	DefaultMaxPerSource  = 100
+	DefaultKeysAtOnce    = 16
+	DefaultRequestRate   = 20 // a second
 )
 
 // requestBurst is how many requests a channel may send at once, in seconds of its rate.
@@ -49,10 +51,14 @@ type Options struct {
 	Channel channel.ServiceConfig
 
 	Handlers     map[string]Handler // services beside the built-in ones, by method
-	MaxChannels  int                // connections open at once, handshakes included; 0: DefaultMaxChannels
+	MaxChannels  int                // channels open at once; 0: DefaultMaxChannels
 	MaxPerDevice int                // channels of one device; 0: DefaultMaxPerDevice
-	KeysAtOnce   int                // handshakes at the HSM at once; 0: DefaultKeysAtOnce
-	RequestRate  float64            // requests a second that a channel is served, more wait; 0: DefaultRequestRate
+	// MaxHandshakes bounds connections whose device has not proven itself yet, beside the open channels;
+	// 0: DefaultMaxHandshakes. MaxPerSource bounds those of one source (channel.Networks): an IPv4 address, an IPv6 /64;
+	// of a /48 channel.SiteSources times as many; 0: DefaultMaxPerSource.
+	MaxHandshakes, MaxPerSource int
+	KeysAtOnce                  int     // devices' keys in the HSM at once, beside half as many signatures of TLS; 0: DefaultKeysAtOnce
+	RequestRate                 float64 // requests a second that a channel is served, more wait; 0: DefaultRequestRate
 
 	Away       func() bool // whether the records can't be read, for the metrics; nil: never
 	Registerer prometheus.Registerer
@@ -64,9 +70,10 @@ type Service struct {
 	opts     Options
 	handlers map[string]Handler
 	metrics  *metrics
-	pace     pace
-	turns    chan struct{} // one for each handshake at the HSM
-	places   chan struct{} // one for each connection
+	paces    paces
+	turns    chan struct{} // one for each device's key in the HSM
+	signing  chan struct{} // one for each TLS signature in the HSM
+	gate     *gate
 
 	mu   sync.Mutex
 	open map[identity.RecordID][]*session // oldest first
@@ -76,6 +83,8 @@ type Service struct {
 func New(o Options) (*Service, error) {
 	setDefault(&o.MaxChannels, DefaultMaxChannels)
 	setDefault(&o.MaxPerDevice, DefaultMaxPerDevice)
+	setDefault(&o.MaxHandshakes, DefaultMaxHandshakes)
+	setDefault(&o.MaxPerSource, DefaultMaxPerSource)
 	setDefault(&o.KeysAtOnce, DefaultKeysAtOnce)
 	setDefault(&o.RequestRate, DefaultRequestRate)
 	if o.Away == nil {
@@ -95,7 +104,8 @@ func New(o Options) (*Service, error) {
 	}
 	s := &Service{
 		opts: o, handlers: builtIn(), open: map[identity.RecordID][]*session{},
-		turns: make(chan struct{}, o.KeysAtOnce), places: make(chan struct{}, o.MaxChannels),
+		paces: newPaces(), gate: newGate(o.MaxHandshakes, o.MaxPerSource, o.MaxChannels),
+		turns: make(chan struct{}, o.KeysAtOnce), signing: make(chan struct{}, (o.KeysAtOnce+1)/2),
 	}
 	for method, h := range o.Handlers {
 		if _, taken := s.handlers[method]; taken {
@@ -139,8 +149,9 @@ func (o Options) check() error {
 		return errors.New("fetched keys need a table of wrapped ones")
 	case ways[Certificate] && (o.Certificates == nil || o.Roots == nil):
 		return errors.New("certificates need a registry and the device CA")
-	case o.MaxChannels < 1 || o.MaxPerDevice < 1 || o.KeysAtOnce < 1 || o.RequestRate <= 0:
-		return fmt.Errorf("limits: %d channels, %d of a device, %d keys at once, %g requests a second: all are above 0", o.MaxChannels, o.MaxPerDevice, o.KeysAtOnce, o.RequestRate)
+	case o.MaxChannels < 1 || o.MaxPerDevice < 1 || o.MaxHandshakes < 1 || o.MaxPerSource < 1 || o.KeysAtOnce < 1 || o.RequestRate <= 0:
+		return fmt.Errorf("limits: %d channels, %d of a device, %d handshakes, %d of a source, %d keys at once, %g requests a second: all are above 0",
+			o.MaxChannels, o.MaxPerDevice, o.MaxHandshakes, o.MaxPerSource, o.KeysAtOnce, o.RequestRate)
 	}
 	return nil
 }
@@ -200,28 +211,38 @@ func (s *Service) accept(ctx, work context.Context, l net.Listener, group *sync.
 			time.Sleep(acceptPause)
 			continue
 		}
-		select {
-		case s.places <- struct{}{}:
-		default:
-			s.metrics.full.Inc()
+		from := source(conn.RemoteAddr())
+		if turned := s.gate.enter(from); turned != "" {
+			s.metrics.full.WithLabelValues(string(turned)).Inc()
 			_ = conn.Close()
 			continue
 		}
-		group.Go(func() {
-			defer func() { <-s.places }()
-			s.handle(ctx, work, conn)
-		})
+		group.Go(func() { s.handle(ctx, work, conn, from) })
 	}
 }
 
-// handle is the life of one connection.
-func (s *Service) handle(ctx, work context.Context, conn net.Conn) {
-	defer conn.Close() // after the channel's own end, or instead of it
-	defer context.AfterFunc(work, func() { conn.Close() })()
-	began, from := time.Now(), source(conn.RemoteAddr())
+// handle is the life of one connection, which the gate has taken in.
+func (s *Service) handle(ctx, work context.Context, conn net.Conn, from netip.Addr) {
 	a := &admission{}
+	defer s.recovered(a, from) // one connection's fault is not to end the others
+	defer conn.Close()         // after the channel's own end, or instead of it
+	defer context.AfterFunc(work, func() { conn.Close() })()
+	c := s.shake(work, conn, a, from)
+	if c == nil {
+		return
+	}
+	defer s.gate.close()
+	s.metrics.channels.Inc()
+	defer s.metrics.channels.Dec()
+	s.converse(ctx, work, newSession(s, c, a, from))
+}
+
+// shake opens the channel of one connection, and leaves the gate. It gives nil where none comes about.
+func (s *Service) shake(work context.Context, conn net.Conn, a *admission, from netip.Addr) *channel.Conn {
+	defer s.gate.leave(from)
+	began := time.Now()
 	config := s.opts.Channel
-	config.Realm = s.opts.Realm
+	config.Realm, config.Pace, config.Sign = s.opts.Realm, s.pace, s.sign
 	var refused error
 	config.Admit = func(ctx context.Context, h channel.Hello, _ netip.Addr) (channel.Peer, error) {
 		p, err := s.admit(ctx, a, h)
@@ -238,14 +259,28 @@ func (s *Service) handle(ctx, work context.Context, conn net.Conn) {
 			err = refused
 		}
 		s.refused(a, from, err)
-		return
+		return nil
+	}
+	if !s.gate.open() { // the last place went meanwhile
+		s.metrics.full.WithLabelValues(string(causeChannels)).Inc()
+		return nil
 	}
 	s.metrics.handshakes.WithLabelValues(suiteName(a.hello.Suite), "ok").Inc()
 	s.metrics.seconds.WithLabelValues(suiteName(a.hello.Suite)).Observe(time.Since(began).Seconds())
 	s.opts.Log.Debug("channel open", "record", a.device.Record.Short(), "generation", a.device.Generation, "source", from, "way", string(a.way))
-	s.metrics.channels.Inc()
-	defer s.metrics.channels.Dec()
-	s.converse(ctx, work, newSession(s, c, a, from))
+	return c
+}
+
+// signWait bounds how long a handshake of TLS waits for its turn to have the HSM sign: nothing is known of its peer yet.
+const signWait = time.Second
+
+// sign is the channel's Sign: strangers' handshakes of TLS take up no more than a part of the HSM.
+func (s *Service) sign(ctx context.Context, do func() error) error {
+	if !take(ctx, s.signing, signWait) {
+		return refuse(ReasonBusy, fmt.Errorf("no turn for a signature of TLS within %s", signWait))
+	}
+	defer func() { <-s.signing }()
+	return do()
 }
 
 // refused counts and logs a handshake that failed.
@@ -256,7 +291,7 @@ func (s *Service) refused(a *admission, from netip.Addr, err error) {
 	switch reason {
 	case ReasonHSM, ReasonAway:
 		level = slog.LevelWarn
-	case ReasonLimited: // a flood is not to fill the log
+	case ReasonLimited, ReasonNoHello: // neither a flood nor health checks are to fill the log
 		level = slog.LevelDebug
 	}
 	attrs := []slog.Attr{slog.String("reason", string(reason)), slog.Any("source", from), slog.Any("error", err)}

@@ -107,6 +107,11 @@ func TestCutOff(t *testing.T) {
 			p.records.Move(n, 1, records.Superseded)
 			p.records.Move(n, 2, records.Published)
 		}, call.DeviceStatus{Generation: 1, Newest: 2}},
+		// Of the chip that the identity went to, in the same generation, it learns nothing.
+		{"swapped", func(n int) {
+			p.records.Move(n, 1, records.Scrapped)
+			p.records.Swap(n, 100+n)
+		}, call.DeviceStatus{Generation: 1}},
 	} {
 		p.records.Put(n, 1, records.Shipped)
 		asks, works := p.mustDial(p.device(n, 1)), p.mustDial(p.device(n, 1))
@@ -137,14 +142,31 @@ func TestCutOff(t *testing.T) {
 // TestRecordsAway: without the database the service goes on for a stated time with whom it knows, and for no longer.
 func TestRecordsAway(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t, nil)
+	p := newPlant(t, func(o *deviceservice.Options) {
+		o.Ways = []deviceservice.Way{deviceservice.Derived, deviceservice.Fetched}
+	})
 	p.records.Put(1, 1, records.Shipped)
 	p.records.Put(2, 1, records.Shipped)
 	open := p.mustDial(p.device(1, 1))
 	known, stranger := p.device(1, 1), p.device(2, 1)
+	fetched := p.made(3, true)
+	p.mustDial(fetched)
+	// Whoever has asked for an identity learns later no more of one that was issued than of one that wasn't.
+	issuedID, never := known, p.device(9000, 1)
+	never.MAC = fetched.MAC
+	if _, err := p.dial(never); err == nil {
+		t.Error("let in, and never issued")
+	}
+	issuedID.Hello.Key, never.Hello.Key, issuedID.MAC = fetched.Hello.Key, fetched.Hello.Key, fetched.MAC
 	must(t, p.records.As(issued.DefaultRole).Close())
 	p.clock.pass(issued.DefaultMaxAge - 1)
 	p.mustDial(known)
+	p.mustDial(fetched)
+	one, _, err1 := p.try(issuedID)
+	other, _, err2 := p.try(never)
+	if one != other || err1 == nil || err2 == nil || err1.Error() != err2.Error() {
+		t.Errorf("an identity that was issued gets %s, %v, one that wasn't %s, %v", one, err1, other, err2)
+	}
 	if _, err := p.dial(stranger); err == nil {
 		t.Error("a device that nobody looked up is let in unchecked")
 	}
@@ -159,7 +181,10 @@ func TestRecordsAway(t *testing.T) {
 	if _, err := open.Echo(t.Context(), nil); !errors.As(err, &busy) || busy.After <= 0 {
 		t.Errorf("an open channel gives %v, want to be told when to come again", err)
 	}
-	await(t, "both refusals are counted", func() bool { return p.metric("devicekeys_service_handshakes_total", "outcome=records-away") == 2 })
+	if _, err := p.dial(fetched); !errors.As(err, &later) {
+		t.Errorf("a fetched key on an answer that is too old: %v", err)
+	}
+	await(t, "the refusals are counted", func() bool { return p.metric("devicekeys_service_handshakes_total", "outcome=records-away") == 4 })
 	if p.metric("devicekeys_service_records_away") != 1 {
 		t.Error("the metric does not say that the records are away")
 	}
@@ -315,6 +340,7 @@ func TestFetched(t *testing.T) {
 	blob, err := transport.WrapSoftware(dev, p.to, deviceservice.KeyLabel(record, 1, "channel"), key)
 	must(t, err)
 	p.records.Key(1, 1, "channel", blob)
+	p.clock.pass(issued.DefaultFresh) // that there was none is remembered
 	if _, err := p.mustDial(id).Echo(t.Context(), nil); err != nil {
 		t.Error(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/channel"
 	"github.com/devicekeys/devicekeys/deviceservice/call"
+	"github.com/devicekeys/devicekeys/deviceservice/issued"
 )
 
 const (
@@ -122,8 +123,11 @@ func (s *Service) answer(work context.Context, one *session, r call.Request) (go
 	ctx, cancel := context.WithTimeout(work, requestTime)
 	defer cancel()
 	d, err := s.current(ctx, one.a.hello)
-	if err == nil && d.Record != one.a.device.Record { // a board swap: the identity is another chip's now
-		err = refuse(ReasonSuperseded, nil)
+	if d.Record != one.a.device.Record { // a board swap: the identity is another chip's now
+		d = issued.Device{} // of which this one learns nothing
+		if err == nil {
+			err = refuse(ReasonSuperseded, nil)
+		}
 	}
 	a := call.Answer{ID: r.ID, Status: call.Refused}
 	caller := Caller{Hello: one.a.hello, Device: d, Source: one.from}

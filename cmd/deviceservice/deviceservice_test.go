@@ -86,6 +86,8 @@ func TestScript(t *testing.T) {
 						"ages.yaml":       good + "records_fresh: 1m\n",
 						"ways.yaml":       good + "keys: {ways: [guessed]}\n",
 						"limits.yaml":     good + "limits: {channels: 0}\n",
+						"suites.yaml":     good + "suites: [nois]\n",
+						"suites.tls.yaml": good + "suites: [tls]\n",
 						"grant.yaml":      fmt.Sprintf(grantText, section(r.Config("records_owner"))),
 						"grantless.yaml":  fmt.Sprintf(grantText, section(r.Config("spp"))),
 					} {

@@ -37,8 +37,10 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err := issued.RequireSchema(ctx, db); err != nil {
 		return console.Hint(err, "run spp migrate")
 	}
-	store := issued.New(db)
-	if err := store.Check(ctx); err != nil {
+	store := issued.NewReplica(db, config.RecordsMaxLag)
+	if err := store.Check(ctx); errors.Is(err, issued.ErrLag) {
+		io.Log.Warn("devices are told to come again until the replica is up to date", "error", err)
+	} else if err != nil {
 		return console.Hint(err, "run deviceservice grant as the owner of the database")
 	}
 	cache, err := issued.NewCache(store, issued.Options{Fresh: config.RecordsFresh, MaxAge: config.RecordsMaxAge})
@@ -69,8 +71,9 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), module.Collector())
 	service, err := deviceservice.New(deviceservice.Options{
 		Realm: config.Realm, Entries: config.Keys.Entries, Ways: config.Keys.Ways, Lines: config.Keys.Lines,
-		Issued: cache, Keys: keys, WrappedKeys: store, Certificates: listed, Roots: roots, Channel: wire,
-		MaxChannels: config.Limits.Channels, MaxPerDevice: config.Limits.PerDevice, KeysAtOnce: config.Limits.KeysAtOnce, RequestRate: config.Limits.RequestRate,
+		Issued: cache, Keys: keys, WrappedKeys: cache, Certificates: listed, Roots: roots, Channel: wire,
+		MaxChannels: config.Limits.Channels, MaxPerDevice: config.Limits.PerDevice,
+		MaxHandshakes: config.Limits.Handshakes, MaxPerSource: config.Limits.SourceHandshakes, KeysAtOnce: config.Limits.KeysAtOnce, RequestRate: config.Limits.RequestRate,
 		Away: cache.Away, Registerer: metrics, Log: io.Log,
 	})
 	if err != nil {
@@ -144,8 +147,13 @@ func adminHandler(metrics *prometheus.Registry, health, ready func(context.Conte
 // channelConfig gives what the channel needs of the configuration.
 func channelConfig(c Config) channel.ServiceConfig {
 	l := c.Limits
-	return channel.ServiceConfig{Limiter: channel.NewLimiter(
-		channel.Rate{PerSecond: l.SourceRate, Burst: l.SourceBurst}, channel.Rate{PerSecond: l.DeviceRate, Burst: l.DeviceBurst})}
+	limiter := channel.NewLimiter(channel.Rate{PerSecond: l.SourceRate, Burst: l.SourceBurst}, channel.Rate{PerSecond: l.DeviceRate, Burst: l.DeviceBurst})
+	limiter.BoundTLS(channel.Rate{PerSecond: l.TLSRate, Burst: l.TLSBurst})
+	wire := channel.ServiceConfig{Limiter: limiter}
+	for _, s := range c.Suites {
+		wire.Suites = append(wire.Suites, channel.Suite(s))
+	}
+	return wire
 }
 
 // closing joins the error of a deferred close to the one that a function returns.

@@ -62,6 +62,17 @@ func (s *source) ByRecord(ctx context.Context, record identity.RecordID) (issued
 	return issued.Device{}, issued.ErrNotIssued
 }
 
+func (s *source) Key(ctx context.Context, record identity.RecordID, g identity.Generation, entry string) ([]byte, error) {
+	d, err := s.ByRecord(ctx, record)
+	if err == nil && d.Generation != g {
+		err = issued.ErrNoKey
+	}
+	if errors.Is(err, issued.ErrNotIssued) {
+		err = issued.ErrNoKey
+	}
+	return []byte(entry), err
+}
+
 func (s *source) set(away bool, all ...issued.Device) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,6 +240,132 @@ func TestCacheTogether(t *testing.T) {
 	}
 }
 
+// TestCacheBlackHole: while the source swallows questions, what is remembered is given at once, who is unknown is told so
+// at once, one question at a time is on its way, and its answer tells that the source is back.
+func TestCacheBlackHole(t *testing.T) {
+	t.Parallel()
+	cache, s, clock := newCache(t, 10)
+	var all []issued.Device
+	for n := range 5 {
+		all = append(all, issuedtest.Device(t, n, 1, records.Shipped))
+	}
+	s.set(false, all...)
+	for _, d := range all[:3] {
+		_, err := cache.Lookup(t.Context(), d.Identity)
+		must(t, err)
+		_, err = cache.Key(t.Context(), d.Record, 1, "channel")
+		must(t, err)
+	}
+	s.set(true)
+	clock.pass(10 * time.Second)
+	_, err := cache.Lookup(t.Context(), all[0].Identity) // the first one learns it
+	must(t, err)
+	hold := make(chan struct{})
+	s.mu.Lock()
+	s.hold = hold
+	s.mu.Unlock()
+	before := s.count()
+	for range 20 { // none of these would come back
+		for _, d := range all[:3] {
+			if have, err := cache.Lookup(t.Context(), d.Identity); err != nil || have != d {
+				t.Fatalf("%+v, %v", have, err)
+			}
+			if blob, err := cache.Key(t.Context(), d.Record, 1, "channel"); err != nil || string(blob) != "channel" {
+				t.Fatalf("%q, %v", blob, err)
+			}
+		}
+		for _, d := range all[3:] {
+			await(t, func() bool { return s.count() == before+1 })
+			if _, err := cache.Lookup(t.Context(), d.Identity); !errors.Is(err, issued.ErrAway) {
+				t.Fatal(err)
+			}
+			if _, err := cache.Key(t.Context(), d.Record, 1, "channel"); !errors.Is(err, issued.ErrAway) {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := s.count() - before; n != 1 {
+		t.Errorf("%d questions were on their way", n)
+	}
+	s.set(false, all...)
+	close(hold)
+	await(t, func() bool { return !cache.Away() })
+	if have, err := cache.Lookup(t.Context(), all[4].Identity); err != nil || have != all[4] {
+		t.Errorf("once it is back: %+v, %v", have, err)
+	}
+	clock.pass(30 * time.Second)
+	s.set(true)
+	if _, err := cache.Key(t.Context(), all[0].Record, 1, "channel"); !errors.Is(err, issued.ErrAway) {
+		t.Errorf("a wrapped key that is too old: %v", err)
+	}
+}
+
+// TestCacheOneFails: a question that fails beside others that are answered keeps nobody else from the source.
+func TestCacheOneFails(t *testing.T) {
+	t.Parallel()
+	cache, s, _ := newCache(t, 10)
+	one, other := issuedtest.Device(t, 1, 1, records.Shipped), issuedtest.Device(t, 2, 1, records.Shipped)
+	s.set(false, one, other)
+	_, err := cache.Lookup(t.Context(), one.Identity)
+	must(t, err)
+	s.set(true)
+	if _, err := cache.Lookup(t.Context(), other.Identity); !errors.Is(err, errAway) || !cache.Away() {
+		t.Fatal(err)
+	}
+	s.set(false, one, other)
+	hold := make(chan struct{})
+	s.mu.Lock()
+	s.hold = hold
+	s.mu.Unlock()
+	answers := make(chan error, 2)
+	before := s.count()
+	for _, d := range []issued.Device{other, issuedtest.Device(t, 3, 1, records.Shipped)} {
+		go func() {
+			_, err := cache.Lookup(t.Context(), d.Identity)
+			answers <- err
+		}()
+	}
+	await(t, func() bool { return s.count() == before+2 })
+	close(hold)
+	for range 2 {
+		if err := <-answers; err != nil && !errors.Is(err, issued.ErrNotIssued) {
+			t.Error(err)
+		}
+	}
+}
+
+// TestCacheNoKey: that there is no wrapped key is remembered like one that there is.
+func TestCacheNoKey(t *testing.T) {
+	t.Parallel()
+	cache, s, clock := newCache(t, 10)
+	d := issuedtest.Device(t, 1, 1, records.Shipped)
+	s.set(false, d)
+	for range 2 {
+		if _, err := cache.Key(t.Context(), d.Record, 2, "channel"); !errors.Is(err, issued.ErrNoKey) {
+			t.Error(err)
+		}
+	}
+	if s.count() != 1 {
+		t.Errorf("asked %d times", s.count())
+	}
+	d.Generation = 2
+	s.set(false, d)
+	clock.pass(5 * time.Second)
+	if blob, err := cache.Key(t.Context(), d.Record, 2, "channel"); err != nil || string(blob) != "channel" {
+		t.Errorf("once there is one: %q, %v", blob, err)
+	}
+}
+
+// await waits until something is so.
+func await(t testing.TB, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited for too long")
+		}
+	}
+}
+
 // TestCacheProperty: whatever happens in whatever order, no answer is older than promised.
 func TestCacheProperty(t *testing.T) {
 	t.Parallel()
@@ -273,9 +410,10 @@ func TestCacheProperty(t *testing.T) {
 			},
 			"ask": func(t *rapid.T) {
 				id := rapid.SampledFrom(ids).Draw(t, "identity")
+				wasAway := cache.Away()
 				d, err := cache.Lookup(context.Background(), id)
 				if err != nil {
-					if !away || !errors.Is(err, issued.ErrAway) {
+					if !away && !wasAway || !errors.Is(err, issued.ErrAway) {
 						t.Fatalf("away is %v since %s: %v", away, awaySince, err)
 					}
 					return
@@ -284,7 +422,7 @@ func TestCacheProperty(t *testing.T) {
 					return
 				}
 				limit := fresh
-				if away {
+				if away || wasAway { // it isn't known to be back before a question has come back
 					limit = most
 				}
 				if age := c.now().Sub(ended[id][d.Generation]); age >= limit {

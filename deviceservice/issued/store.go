@@ -46,9 +46,6 @@ const SchemaVersion = 5
 // DefaultRole is the role that the schema grants its rights to where it exists.
 const DefaultRole = "service"
 
-// lookupTime bounds one look into the database: a row by an index, or the wait for a connection in a burst.
-const lookupTime = 3 * time.Second
-
 // maxBlob bounds a wrapped key, in bytes, as the table does.
 const maxBlob = 1024
 
@@ -67,10 +64,21 @@ type Device struct {
 }
 
 // Store reads what was issued. It is safe for concurrent use.
-type Store struct{ prepared *database.Statements }
+type Store struct {
+	prepared *database.Statements
+	replica  *replica
+}
 
 // New gives the store. db is connected as the service's role.
-func New(db *sql.DB) *Store { return &Store{database.NewStatements(db)} }
+func New(db *sql.DB) *Store { return NewReplica(db, 0) }
+
+// NewReplica gives the store on a database that may be a replica. Where it lags by more than maxLag, or was cut off from
+// its primary for so long, it counts as away: every question is answered with an error that matches ErrLag. On a primary
+// nothing lags; 0 asks nothing.
+func NewReplica(db *sql.DB, maxLag time.Duration) *Store {
+	p := database.NewStatements(db)
+	return &Store{p, &replica{prepared: p, most: maxLag}}
+}
 
 // RequireSchema refuses a database whose schema is older than what this package reads.
 func RequireSchema(ctx context.Context, db *sql.DB) error {
@@ -97,7 +105,7 @@ const newest = ` order by active desc, published desc nulls last, generation des
 func (s *Store) Lookup(ctx context.Context, id identity.Identity) (Device, error) {
 	d, err := s.device(ctx, columns+`where identity_type = $1 and identity_value = $2`+newest, int64(id.Type()), id.Value())
 	if err != nil {
-		return Device{}, fmt.Errorf("look up %s: %w", id, err)
+		return Device{}, fmt.Errorf("look up an identity, %s: %w", id.Type(), err) // whose, the log need not know
 	}
 	return d, nil
 }
@@ -112,41 +120,48 @@ func (s *Store) ByRecord(ctx context.Context, record identity.RecordID) (Device,
 }
 
 func (s *Store) device(ctx context.Context, query string, args ...any) (Device, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookupTime)
-	defer cancel()
-	var (
-		d         Device
-		kind      uint8
-		value     string
-		record    []byte
-		published sql.NullTime
-	)
-	err := s.prepared.Row(ctx, query, args, &kind, &value, &record, &d.Generation, &d.Realm, &d.Line, &d.KDF, &d.Master, &d.State, &d.Active, &published)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Device{}, ErrNotIssued
-	}
-	if err != nil {
+	if err := s.replica.check(ctx); err != nil {
 		return Device{}, err
 	}
-	if d.Identity, err = identity.FromValue(identity.Type(kind), value); err != nil {
-		return Device{}, err
-	}
-	if len(record) != len(d.Record) {
-		return Device{}, fmt.Errorf("its record id has %d bytes", len(record))
-	}
-	copy(d.Record[:], record)
-	d.Published = published.Time
-	return d, nil
+	return bounded(ctx, func(ctx context.Context) (Device, error) {
+		var (
+			d         Device
+			kind      uint8
+			value     string
+			record    []byte
+			published sql.NullTime
+		)
+		err := s.prepared.Row(ctx, query, args, &kind, &value, &record, &d.Generation, &d.Realm, &d.Line, &d.KDF, &d.Master, &d.State, &d.Active, &published)
+		if errors.Is(err, sql.ErrNoRows) {
+			return Device{}, ErrNotIssued
+		}
+		if err != nil {
+			return Device{}, err
+		}
+		if d.Identity, err = identity.FromValue(identity.Type(kind), value); err != nil {
+			return Device{}, err
+		}
+		if len(record) != len(d.Record) {
+			return Device{}, fmt.Errorf("its record id has %d bytes", len(record))
+		}
+		copy(d.Record[:], record)
+		d.Published = published.Time
+		return d, nil
+	})
 }
 
 // Key gives an entry's key of one generation of a device, wrapped to the transport key of the service's HSM. It matches
 // ErrNoKey.
 func (s *Store) Key(ctx context.Context, record identity.RecordID, g identity.Generation, entry string) ([]byte, error) {
 	const query = `select blob from service_key where record_id = $1 and generation = $2 and entry = $3`
-	ctx, cancel := context.WithTimeout(ctx, lookupTime)
-	defer cancel()
+	err := s.replica.check(ctx)
 	var blob []byte
-	err := s.prepared.Row(ctx, query, []any{record[:], int64(g), entry}, &blob)
+	if err == nil {
+		blob, err = bounded(ctx, func(ctx context.Context) (blob []byte, err error) {
+			err = s.prepared.Row(ctx, query, []any{record[:], int64(g), entry}, &blob)
+			return blob, err
+		})
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNoKey
 	}
@@ -159,12 +174,16 @@ func (s *Store) Key(ctx context.Context, record identity.RecordID, g identity.Ge
 	return blob, nil
 }
 
-// Check asks the database for nothing: whether it answers, and whether the role may read.
+// Check asks the database for nothing: whether it answers, whether the role may read, and whether it lags (ErrLag).
 func (s *Store) Check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookupTime)
-	defer cancel()
-	var none bool
-	if err := s.prepared.Row(ctx, `select exists(select from issued where false) or exists(select from service_key where false)`, nil, &none); err != nil {
+	if err := s.replica.check(ctx); err != nil {
+		return err
+	}
+	_, err := bounded(ctx, func(ctx context.Context) (none bool, err error) {
+		err = s.prepared.Row(ctx, `select exists(select from issued where false) or exists(select from service_key where false)`, nil, &none)
+		return none, err
+	})
+	if err != nil {
 		return fmt.Errorf("read what was issued: %w", err)
 	}
 	return nil

@@ -65,7 +65,15 @@ func Device(t testing.TB, n int, g identity.Generation, state records.State) iss
 // does or could.
 func (r *Records) Put(n int, g identity.Generation, state records.State) issued.Device {
 	r.t.Helper()
-	d, chip := Device(r.t, n, g, state), Chip(r.t, n)
+	d := Device(r.t, n, g, state)
+	r.put(d, n, state)
+	return d
+}
+
+// put writes a device of the chip of a number.
+func (r *Records) put(d issued.Device, n int, state records.State) {
+	r.t.Helper()
+	g, chip := d.Generation, Chip(r.t, n)
 	use := "bound"
 	switch state {
 	case records.Burned:
@@ -85,7 +93,6 @@ func (r *Records) Put(n int, g identity.Generation, state records.State) issued.
 			where record_id = $1 and generation = $2`, d.Record[:], int64(g), make([]byte, 65), make([]byte, 32))
 	}
 	r.Move(n, g, state)
-	return d
 }
 
 // Move takes generation g of device n to another state.
@@ -102,6 +109,14 @@ func (r *Records) Move(n int, g identity.Generation, state records.State) {
 	default:
 		r.Exec(`update device set state = $3, held = null where record_id = $1 and generation = $2`, record[:], int64(g), string(state))
 	}
+}
+
+// Swap gives the identity of device n, which was scrapped, to the chip of another number, in generation 1, and ships that.
+func (r *Records) Swap(n, chip int) {
+	r.t.Helper()
+	d := Device(r.t, chip, 1, records.Shipped)
+	d.Identity = IMEI(r.t, n)
+	r.put(d, chip, records.Shipped)
 }
 
 // Key writes a wrapped key.
