@@ -239,8 +239,9 @@ func (p *peer) release() {
 	<-p.service.turns
 }
 
-// admitCertificate is the channel's AdmitCertificate: the certificate is of the device CA, and the registry lists it for
-// the current generation of the record.
+// admitCertificate is the channel's AdmitCertificate: the certificate is of the device CA, the maker's records have it for
+// the device, and the registry lists it for the current generation of the record. Neither list is enough: nobody signs the
+// registry's, and what is in no registry was never given to its device.
 func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.Hello, c *x509.Certificate) (err error) {
 	a.hello, a.began = h, time.Now()
 	if a.device, a.way, err = s.check(ctx, h); err != nil {
@@ -267,8 +268,8 @@ func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.
 	return nil
 }
 
-// checkCertificate asks for what the registry's list alone does not say: a device CA's signature, a key that signs, and no
-// other device's name. One that was made in advance names no record; whose it is then only the list says.
+// checkCertificate asks for a device CA's signature, a key that signs, no other device's name, and that it is one of those
+// that the records have for the device: one that was made in advance names no record.
 func (s *Service) checkCertificate(c *x509.Certificate, d issued.Device) error {
 	cert, err := devicecert.Check(c.Raw, s.opts.Roots, devicecert.Want{At: time.Now(), Algorithm: keypackage.ES256})
 	switch {
@@ -278,6 +279,8 @@ func (s *Service) checkCertificate(c *x509.Certificate, d issued.Device) error {
 		return fmt.Errorf("%w: it names record %s", devicecert.ErrOther, cert.Record.Short())
 	case cert.Identity != nil && cert.Identity != d.Identity:
 		return fmt.Errorf("%w: it names %s", devicecert.ErrOther, cert.Identity)
+	case !d.Certificates.Has(c.Raw):
+		return fmt.Errorf("%w: it is none of those that the records have for record %s", devicecert.ErrOther, d.Record.Short())
 	}
 	return nil
 }

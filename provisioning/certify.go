@@ -19,8 +19,8 @@ type Certifier interface {
 }
 
 // certify gives the device its certificates, in the profile's order: of a key
-// that was made in advance the one that waits with it, of another one that names
-// the record. One that a crash loses was seen by nobody.
+// that was made in advance the one that waits with it, if it still is what the
+// profile says, of another one that names the record. One that a crash loses was seen by nobody.
 func (b *beginning) certify(ctx context.Context) error {
 	if !b.profile.Certifies() {
 		return nil
@@ -40,6 +40,9 @@ func (b *beginning) certify(ctx context.Context) error {
 		}
 		w, err := b.waitingKey(e.Name)
 		if err != nil {
+			return err
+		}
+		if err := b.checkWaitingCertificate(d.Identity, e, w); err != nil {
 			return err
 		}
 		der := w.X509

@@ -144,6 +144,9 @@ func (b *beginning) license(ctx context.Context, g identity.Generation, id ident
 	if err = b.openWaited(ctx, d, waited); err != nil {
 		return err
 	}
+	if err = b.checkWaited(id, waited); err != nil {
+		return err
+	}
 	// A crash before the commit leaves sealed secrets that nobody has; after it
 	// a device to go on with.
 	err = b.records.Reserve(ctx, d, b.event(audit.Assemble, b.station.actor(), d, derivedOf(p)))
