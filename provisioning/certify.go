@@ -2,6 +2,7 @@ package provisioning
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
@@ -51,7 +52,10 @@ func (b *beginning) certify(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r := devicecert.Request{Realm: b.realm, Algorithm: w.Algorithm, Public: public, Record: &d.Record, ProductLine: b.profile.Name}
+			r := devicecert.Request{Realm: b.realm, Algorithm: w.Algorithm, Public: public, Record: &d.Record, ProductLine: b.profile.Name, Serial: b.serials[e.Name]}
+			if r.Serial == nil {
+				return fmt.Errorf("certify entry %q: its serial number was not licensed", e.Name)
+			}
 			if b.profile.IdentityInCertificates {
 				r.Identity = d.Identity
 			}

@@ -3,6 +3,7 @@ package provisioning_test
 import (
 	"bytes"
 	"context"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -34,8 +35,13 @@ func (l *line) advance(t testing.TB, limit int) (identities int, keys int64) {
 	store := records.New(l.records.As("spp"))
 	identities, keys, err := provisioning.Advance{
 		Realm: dev, Profile: l.profiles[0], Keys: l.keys, DeviceCA: l.deviceCA, Pool: l.pool.Store, Workers: 4,
-		License: func(ctx context.Context, _ int, _, _ identity.Identity) error {
-			return store.License(ctx, audit.Event{Kind: audit.Certify, Key: provisioning.DeviceCALabel(dev), Actor: "operator test", Note: "certificates in advance"})
+		License: func(ctx context.Context, serials []*big.Int, _, _ identity.Identity) error {
+			for _, e := range audit.Certifications(provisioning.DeviceCALabel(dev), serials, "made in advance", "operator test") {
+				if err := store.License(ctx, e); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}.Run(t.Context(), limit)
 	must(t, err)

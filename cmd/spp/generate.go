@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
@@ -77,11 +78,8 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 			bar := c.Progress(out.Err, total, "identities")
 			a := provisioning.Advance{
 				Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool, Workers: generateWorkers, Progress: func(n int) { bar.Add(n) },
-				License: func(ctx context.Context, n int, first, last identity.Identity) error {
-					return s.records.License(ctx, audit.Event{
-						Kind: audit.Certify, Key: maker.DeviceCALabel(config.Realm), Actor: "operator " + c.Operator,
-						Note: fmt.Sprintf("%d certificates made in advance for line %s, %s to %s", n, c.Line, first, last),
-					})
+				License: func(ctx context.Context, serials []*big.Int, first, last identity.Identity) error {
+					return s.licenseCertificates(ctx, config.Realm, serials, fmt.Sprintf("made in advance for line %s, %s to %s", c.Line, first, last), c.Operator)
 				},
 			}
 			made, added, err := a.Run(ctx, c.Count)
@@ -96,6 +94,17 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 			return c.Print(out.Out, result)
 		})
 	})
+}
+
+// licenseCertificates commits the audit entries for certificates of the device CA with these serial numbers. A crash in
+// between leaves licences that nobody used.
+func (s stores) licenseCertificates(ctx context.Context, realm identity.Realm, serials []*big.Int, about, operator string) error {
+	for _, e := range audit.Certifications(maker.DeviceCALabel(realm), serials, about, "operator "+operator) {
+		if err := s.records.License(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // generateWorkers is how many keys are made at once: an HSM behind a network answers several calls in the time of one.

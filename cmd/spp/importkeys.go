@@ -6,11 +6,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"strings"
 
-	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/hsm/transport"
@@ -100,29 +101,34 @@ func (c *poolImportKeysCmd) Run(ctx context.Context, out console.IO) error {
 	})
 }
 
-// take imports a few keys, the audit entry for their certificates first. A crash leaves whole pages.
+// take imports a few keys, the audit entries for their certificates first. A crash leaves whole pages.
 func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.Advance, keys *maker.Keys, page []keyLine) (int64, error) {
 	var ids []identity.Identity
-	certificates := 0
+	var serials, licensed []*big.Int // of each key, nil where it gets no certificate
 	for _, l := range page {
 		ids = append(ids, l.id)
+		var serial *big.Int
 		if l.entry.Certificate {
-			certificates++
+			var err error
+			if serial, err = devicecert.NewSerial(); err != nil {
+				return 0, err
+			}
+			licensed = append(licensed, serial)
 		}
+		serials = append(serials, serial)
 	}
 	waiting, err := s.pool.Look(ctx, ids)
 	if err != nil {
 		return 0, err
 	}
-	if certificates > 0 {
-		e := audit.Event{Kind: audit.Certify, Key: maker.DeviceCALabel(a.Realm), Actor: "operator " + c.Operator,
-			Note: fmt.Sprintf("%d certificates for imported keys of line %s, %s to %s", certificates, c.Line, ids[0], ids[len(ids)-1])}
-		if err := s.records.License(ctx, e); err != nil {
+	if len(licensed) > 0 {
+		about := fmt.Sprintf("for imported keys of line %s, %s to %s", c.Line, ids[0], ids[len(ids)-1])
+		if err := s.licenseCertificates(ctx, a.Realm, licensed, about, c.Operator); err != nil {
 			return 0, err
 		}
 	}
 	var all []pool.Key
-	for _, l := range page {
+	for i, l := range page {
 		w, ok := waiting[l.id.Value()]
 		if !ok || w.Line != c.Line {
 			return 0, refusal(fmt.Errorf("%q, line %d: %s does not wait in the pool of line %q", c.File, l.n, l.id, c.Line), "keys", "import the identities first: spp pool import")
@@ -135,7 +141,7 @@ func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.A
 		case err != nil:
 			return 0, err
 		}
-		sealed, err := a.Seal(ctx, w.Batch, l.id, l.entry, key)
+		sealed, err := a.Seal(ctx, w.Batch, l.id, l.entry, key, serials[i])
 		if err != nil {
 			return 0, err
 		}
