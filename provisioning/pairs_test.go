@@ -48,6 +48,21 @@ func (l *line) advance(t testing.TB, limit int) (identities int, keys int64) {
 	return identities, keys
 }
 
+// drained waits until nothing waits for the registry any more, so that the checker finds a line at rest.
+func (l *line) drained(t testing.TB) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		waiting, aside, _, err := l.records.Store.Waiting(t.Context())
+		must(t, err)
+		if waiting == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d entries still wait, %d were set aside", waiting, aside)
+		}
+	}
+}
+
 // TestPairs: keys made in advance and on the spot reach their device, which
 // keeps them through a restoration, and the registry has their certificates.
 func TestPairs(t *testing.T) {
@@ -158,6 +173,7 @@ func TestPairsAgain(t *testing.T) {
 			if diff := cmp.Diff(first.X509, second.X509); diff != "" {
 				t.Errorf("certificates differ: %s", diff)
 			}
+			l.drained(t)
 		})
 	}
 }
