@@ -72,11 +72,14 @@ func (c *checker) byDeviceCA(x *x509.Certificate) error {
 			return nil
 		}
 	}
-	if err == nil && !c.noDeviceCA {
+	if err != nil {
+		return fmt.Errorf("no device CA signed it: %w", err)
+	}
+	if !c.noDeviceCA {
 		c.noDeviceCA = true
 		c.leftOut(Audited, "no device CA's certificate: the signatures of devices' certificates were not verified")
 	}
-	return err
+	return nil
 }
 
 // licensedCertificates holds the devices' certificates against the audit log: each
