@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/devicekeys/devicekeys/audit"
@@ -134,7 +135,7 @@ func (c *checker) readLog(ctx context.Context) (l licences, ok bool) {
 					l.made[d] = map[string]bool{}
 				}
 				l.made[d][serial] = true
-			case e.Key == deviceCALabel(c.Realm):
+			case e.Key == deviceCALabel(c.Realm) && !strings.HasPrefix(e.Note, "certificate "): // that is of the CA's own certificate
 				l.advance[serial] = true
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/audit/check"
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/devicecert"
@@ -73,6 +74,11 @@ func TestDeviceCertificates(t *testing.T) {
 	}
 	rogue, _ := w.Certificate(keypackage.ES256, big.NewInt(7), nil)
 	underRecord, _ := w.Certificate(keypackage.ES256, big.NewInt(8), &all[1].Record)
+	w.Must(w.Log("custodian").Append(t.Context(), audit.Certification("dev-device-ca", big.NewInt(9), "CN=development device CA", "ann")))
+	w.Must(w.Log("custodian").Append(t.Context(), audit.Certifications("dev-station-ca", []*big.Int{big.NewInt(10)}, "something else", "ann")[0]))
+	ofCA, _ := w.Certificate(keypackage.ES256, big.NewInt(9), nil)
+	ofStation, _ := w.Certificate(keypackage.ES256, big.NewInt(10), nil)
+	borrowed, _ := w.Certificate(keypackage.ES256, serialOf(t, all[1].X509[0]), &all[3].Record)
 	copied, _ := w.Certificate(keypackage.ES256, serialOf(t, all[0].X509[0]), nil)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	w.Must(err)
@@ -103,6 +109,9 @@ func TestDeviceCertificates(t *testing.T) {
 		{"twice", func() { set(all[1], all[1].X509[0], all[1].X509[0]) }, check.NoKeys, 1, "another certificate of the row is of the same key"},
 		{"made by the CA's key, licensed by nobody", func() { set(all[0], rogue) }, check.Audited, 0, "no entry licensed this certificate, made in advance"},
 		{"the same for a record", func() { set(all[1], underRecord) }, check.Audited, 1, "no entry about this device licensed its certificate"},
+		{"under the CA's own serial number", func() { set(all[0], ofCA) }, check.Audited, 0, "no entry licensed this certificate, made in advance"},
+		{"under one of another CA", func() { set(all[0], ofStation) }, check.Audited, 0, "no entry licensed this certificate, made in advance"},
+		{"under one licensed for another device", func() { set(all[3], borrowed) }, check.Audited, 3, "no entry about this device licensed its certificate"},
 		{"under another's serial number", func() { set(all[2], copied) }, check.Audited, any, "two certificates have this serial number"},
 		{"the notice waits for ever", func() { noticed(all[3], `sequence = null`) }, check.Findable, 3, "the certificates notice of"},
 		{"the notice was set aside", func() { noticed(all[3], `sequence = null, set_aside = 'refused there'`) }, check.Findable, 3, "set aside: refused there"},
