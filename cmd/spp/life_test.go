@@ -31,7 +31,7 @@ import (
 //	noticed NAME GENERATION      the registry has acknowledged a scrap entry
 //	incident NAME KIND           one incident
 //	wrapkeys FILE ID,ENTRY...     symmetric keys from outside, wrapped to the SPP's HSM
-//	audited TEXT                 the audit log has exactly one entry with this actor and note
+//	audited TEXT                 the audit log has exactly one entry with this actor and note, serial numbers counted
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"chip":   func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).chip(args[0]) },
 	"device": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).device(args) },
@@ -194,7 +194,11 @@ func (s onStage) incident(args []string) {
 func (s onStage) audited(args []string) {
 	text, n := strings.Join(args, " "), 0
 	_, err := audit.New(s.place.records.As("auditor"), identity.Development).Verify(context.Background(), audit.Head{}, nil, func(e audit.Entry) error {
-		if fmt.Sprintf("%s, %s: %s", e.Kind, e.Actor, e.Note) == text {
+		note := e.Note
+		if serials := e.Serials(); len(serials) > 0 {
+			note = strings.Replace(note, strings.Join(serials, " "), fmt.Sprintf("of %d serial numbers", len(serials)), 1)
+		}
+		if fmt.Sprintf("%s, %s: %s", e.Kind, e.Actor, note) == text {
 			n++
 		}
 		return nil
