@@ -2,7 +2,6 @@ package audit
 
 import (
 	"fmt"
-	"math/big"
 	"unicode"
 	"unicode/utf8"
 
@@ -16,15 +15,18 @@ type Kind string
 // The kinds of entry.
 const (
 	// Assemble licenses deriving the device keys and signing the certificate
-	// of one generation of one device.
+	// of one generation of one device, and the X.509 certificates whose serial
+	// numbers its note names (SerialsNote).
 	Assemble Kind = "assemble"
-	// DeviceKey licenses deriving a device's keys, or signing its claims, again.
+	// DeviceKey licenses deriving a device's keys, or signing its claims or
+	// X.509 certificates as in Assemble, again.
 	DeviceKey Kind = "device-key"
 	// Unlock licenses signing one unlock statement.
 	Unlock Kind = "unlock"
 	// Registry licenses signing one scrap or erase statement.
 	Registry Kind = "registry"
-	// Certify licenses signing one X.509 certificate with a CA key.
+	// Certify licenses signing the X.509 certificates whose serial numbers its
+	// note names, with a CA key (Certification, Certifications).
 	Certify Kind = "certify"
 	// Ceremony licenses one act of the custodians: a key made, backed up, retired.
 	Ceremony Kind = "ceremony"
@@ -135,15 +137,6 @@ func (e Event) check() error {
 	}
 	return nil
 }
-
-// Certification is the event that licenses signing one X.509 certificate. The
-// checker finds it again by the serial number.
-func Certification(caKey string, serial *big.Int, subject, actor string) Event {
-	return Event{Kind: Certify, Key: caKey, Actor: actor, Note: fmt.Sprintf("%s %s", CertificateNote(serial), subject)}
-}
-
-// CertificateNote is how the note of a Certification begins.
-func CertificateNote(serial *big.Int) string { return fmt.Sprintf("certificate %x", serial) }
 
 func printable(s string) bool {
 	if !utf8.ValidString(s) {

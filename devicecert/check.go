@@ -33,13 +33,14 @@ var (
 	ErrOther = errors.New("it is another one's certificate")
 )
 
-// Certificate is what a checked certificate says.
+// Certificate is what a certificate says that Check has checked (Checked). What
+// nobody checked is an [Unchecked].
 type Certificate struct {
 	Realm     identity.Realm
 	Public    statement.PublicKey
 	Algorithm keypackage.Algorithm // ES256 or ECDH
-	// Record is the device's. Nil in a certificate made in advance: that it is
-	// the device's is then the registry's to say, in whose entry it stands.
+	// Record is the device's. Nil in a certificate made in advance: whose it is
+	// then say the manifest (Of) and the maker's records, never the certificate.
 	Record *identity.RecordID
 	// KeyHash is SHA-256 of the SubjectPublicKeyInfo.
 	KeyHash     [sha256.Size]byte
@@ -47,7 +48,13 @@ type Certificate struct {
 	ProductLine string
 	IssuedAt    time.Time
 	X509        *x509.Certificate // read-only; X509.Raw is the DER
+
+	checked bool // Check made it
 }
+
+// Checked tells whether Check gave this certificate: whoever relies on one asks.
+// A Certificate that was made in another way, the zero one included, is not.
+func (c Certificate) Checked() bool { return c.checked }
 
 // Hash is SHA-256 of the DER: how messages and services name the certificate.
 func (c Certificate) Hash() [sha256.Size]byte { return sha256.Sum256(c.X509.Raw) }
@@ -87,6 +94,7 @@ func Check(der []byte, roots *Roots, want Want) (Certificate, error) {
 	if err := want.match(c); err != nil {
 		return fail(err)
 	}
+	c.checked = true
 	return c, nil
 }
 
@@ -106,17 +114,6 @@ func (w Want) match(c Certificate) error {
 		return fmt.Errorf("%w: it does not name %s", ErrOther, w.Identity.URN())
 	}
 	return nil
-}
-
-// Unverified reads a certificate of the profile and the realm without asking
-// who signed it, with hwType below any arc: to show it, or for a device that
-// compares the key in it with its own. It matches ErrForm.
-func Unverified(der []byte, realm identity.Realm) (Certificate, error) {
-	c, err := parse(der, realm, nil)
-	if err != nil {
-		return Certificate{}, fmt.Errorf("device certificate: %w: %w", ErrForm, err)
-	}
-	return c, nil
 }
 
 // String names the certificate for people: whose it is and what its key does.

@@ -240,8 +240,10 @@ func (p *peer) Close(ctx context.Context) error {
 	return nil
 }
 
-// admitCertificate is the channel's AdmitCertificate: the certificate is of the device CA, and the registry lists it for
-// the current generation of the record. The certificate comes first, so who has none costs no lookup.
+// admitCertificate is the channel's AdmitCertificate: the certificate is of the device CA, the maker's records have it for
+// the device, and the registry lists it for the current generation of the record. Neither list is enough: nobody signs the
+// registry's, and what is in no registry was never given to its device. The certificate comes first, so who has none costs
+// no lookup.
 func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.Hello, c *x509.Certificate) (err error) {
 	a.hello = h
 	if a.way = wayOf(h); a.way != Certificate {
@@ -277,8 +279,8 @@ func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.
 	return nil
 }
 
-// checkCertificate asks for what the registry's list alone does not say: no other device's name, nor another product
-// line's. One that was made in advance names no record; whose it is then only the list says.
+// checkCertificate asks for no other device's name, nor another product line's, and that it is one of those that the
+// records have for the device: one that was made in advance names no record.
 func (s *Service) checkCertificate(cert devicecert.Certificate, d issued.Device) error {
 	switch {
 	case cert.Record != nil && *cert.Record != d.Record:
@@ -287,6 +289,8 @@ func (s *Service) checkCertificate(cert devicecert.Certificate, d issued.Device)
 		return fmt.Errorf("%w: it names another identity", devicecert.ErrOther)
 	case cert.ProductLine != d.Line:
 		return fmt.Errorf("%w: it names product line %q, the records have %q", devicecert.ErrOther, cert.ProductLine, d.Line)
+	case !d.Certificates.Has(cert.X509.Raw):
+		return fmt.Errorf("%w: it is none of those that the records have for record %s", devicecert.ErrOther, d.Record.Short())
 	}
 	return nil
 }

@@ -92,8 +92,8 @@ func (c ca) certify(t testing.TB, public crypto.PublicKey, r devicecert.Request)
 	return cert
 }
 
-// TestCertificate: the certificate must be of the device CA, name no other device, and be listed for the current
-// generation of the record.
+// TestCertificate: the certificate must be of the device CA, name no other device, be the device's by the records, and be
+// listed for the current generation of the record.
 func TestCertificate(t *testing.T) {
 	t.Parallel()
 	r, ours, theirs := issuedtest.New(t), newCA(t), newCA(t)
@@ -119,6 +119,8 @@ func TestCertificate(t *testing.T) {
 	foreign := theirs.certify(t, public, devicecert.Request{Record: &d.Record})
 	agreement := ours.certify(t, public, devicecert.Request{Record: &d.Record, Algorithm: keypackage.ECDH})
 	watch := ours.certify(t, public, devicecert.Request{Record: &line})
+	strangers := ours.certify(t, newKey(t).Public(), devicecert.Request{}) // another genuine device's
+	r.Certify(1, 2, records.Shipped, own.Raw, advance.Raw, named.Raw, others.Raw, misnamed.Raw, foreign.Raw, agreement.Raw)
 	const in deviceservice.Reason = ""
 	for _, c := range []struct {
 		name       string
@@ -135,6 +137,7 @@ func TestCertificate(t *testing.T) {
 		{"with the identity", 1, 2, named, 2, [][]byte{named.Raw}, nil, in},
 		{"not listed", 1, 2, own, 2, [][]byte{advance.Raw}, nil, deviceservice.ReasonCert},
 		{"made in advance, not listed", 1, 2, advance, 2, [][]byte{own.Raw}, nil, deviceservice.ReasonCert},
+		{"another device's, listed by a registry that lies", 1, 2, strangers, 2, [][]byte{strangers.Raw}, nil, deviceservice.ReasonCert},
 		{"nothing is listed", 1, 2, own, 2, nil, nil, deviceservice.ReasonCert},
 		{"listed for an earlier generation", 1, 2, own, 1, [][]byte{own.Raw}, nil, deviceservice.ReasonCert},
 		{"of another record", 1, 2, others, 2, [][]byte{others.Raw}, nil, deviceservice.ReasonCert},
@@ -205,6 +208,7 @@ func TestTLSSuites(t *testing.T) {
 	signer, err := tok.Signer(label)
 	must(t, err)
 	cert := devices.certify(t, signer.Public(), devicecert.Request{Record: &d.Record})
+	p.records.Certify(1, 1, records.Shipped, cert.Raw)
 	list.set(1, nil, cert.Raw)
 
 	noise := p.device(1, 1)

@@ -23,7 +23,7 @@
 //   - Fetched: a key that was made or imported, and so can't be derived, waits in the records, wrapped to the transport
 //     key of the service's HSM.
 //   - Certificate: no secret at all. The device shows its X.509 certificate in mutual TLS 1.3; the registry must list it
-//     for this record.
+//     for this record, and the records must have it for this device: nobody signs the registry's list.
 //
 // Which of them a product line may use is configured. A key lives in the HSM for one handshake: derive, MAC, destroy.
 //

@@ -11,7 +11,8 @@ import (
 // key in its chip is one.
 type Agreer interface {
 	// Agree gives the x coordinate of ECDH with the peer's point (65 bytes,
-	// uncompressed, checked to be on the curve): 32 bytes.
+	// uncompressed, checked to be on the curve): 32 bytes, which are Open's to
+	// clear.
 	Agree(ctx context.Context, peer []byte) ([]byte, error)
 }
 
@@ -20,8 +21,13 @@ type exchanger struct {
 	ctx    context.Context // of the one Open that it lives in
 	key    Agreer
 	public *ecdh.PublicKey
-	err    error // of Agree
+	err    error  // of Agree
+	secret []byte // what Agree gave, until clear
 }
+
+// clear wipes the shared secret. crypto/hpke has derived from it by then; what that
+// keeps is its own.
+func (x *exchanger) clear() { clear(x.secret) }
 
 // sharedSize is the length of an x coordinate of P-256, in bytes.
 const sharedSize = 32
@@ -47,6 +53,7 @@ func (x *exchanger) Curve() ecdh.Curve { return ecdh.P256() }
 // ECDH is ecdh.KeyExchanger's.
 func (x *exchanger) ECDH(peer *ecdh.PublicKey) ([]byte, error) {
 	secret, err := x.key.Agree(x.ctx, peer.Bytes())
+	x.secret = secret
 	if err == nil && len(secret) != sharedSize {
 		err = fmt.Errorf("the key gave a secret of %d bytes, %d are expected", len(secret), sharedSize)
 	}

@@ -14,7 +14,8 @@
 //
 // # What it promises
 //
-// Only the holder of the certified key reads the body. A message opens under
+// Only the holder of the certified key reads the body. A certificate that
+// package devicecert did not check is refused; whose it is the caller asks. A message opens under
 // the certificate it was encrypted to, whole and unchanged, or not at all.
 //
 // HPKE's base mode says nothing about the sender. A sender who wants to be

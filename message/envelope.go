@@ -120,8 +120,8 @@ const (
 // checkCertificate refuses certificates of keys that nothing can be encrypted to.
 func checkCertificate(c devicecert.Certificate) error {
 	switch {
-	case c.X509 == nil || c.Public.IsZero() || !c.Realm.Valid():
-		return fmt.Errorf("there is no certificate: check one with package devicecert first")
+	case !c.Checked():
+		return fmt.Errorf("there is no certificate that was checked: devicecert.Check gives one")
 	case c.Algorithm != keypackage.ECDH:
 		return fmt.Errorf("the certificate is of a key for %s: one for key agreement (ecdh-p256) is needed, which is another of the device's keys", c.Algorithm)
 	}

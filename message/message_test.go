@@ -244,11 +244,15 @@ func TestSealRefuses(t *testing.T) {
 	t.Parallel()
 	to := device(t, "device").Certificate
 	key := newSoftware(t, "device").public
+	unchecked, err := devicecert.Unverified(to.X509.Raw, dev)
+	must(t, err)
 	for name, c := range map[string]struct {
 		to     devicecert.Certificate
 		change func(*message.Message)
 	}{
 		"no certificate":      {devicecert.Certificate{}, nil},
+		"an unchecked one":    {devicecert.Certificate(unchecked), nil},
+		"one put together":    {devicecert.Certificate{Realm: to.Realm, Public: to.Public, Algorithm: to.Algorithm, X509: to.X509}, nil},
 		"a signing key":       {certify(t, key, dev, keypackage.ES256), nil},
 		"no id":               {to, func(m *message.Message) { m.ID = message.ID{} }},
 		"too long":            {to, func(m *message.Message) { m.Body = make([]byte, message.MaxBody+1) }},

@@ -3,6 +3,7 @@ package message
 import (
 	"context"
 	"crypto/hpke"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -30,7 +31,7 @@ type Opened struct {
 type Recipient struct {
 	Key Agreer
 	// Certificate is the one that the message was encrypted to. Who has
-	// several tries the one after the other.
+	// several gives all to OpenAny.
 	Certificate devicecert.Certificate
 }
 
@@ -44,6 +45,25 @@ func Open(ctx context.Context, to Recipient, raw []byte, p Policy) (Opened, erro
 		return Opened{}, fmt.Errorf("open message: %w", err)
 	}
 	return o, nil
+}
+
+// OpenAny is Open for who has several keys, or several certificates of one: it
+// tries them in their order until the message is for one and opens. Of those that
+// it isn't for, the key is not used. Where none fits, the error matches ErrOpen if
+// the message is for one of the keys, else ErrRecipient.
+func OpenAny(ctx context.Context, to []Recipient, raw []byte, p Policy) (Opened, error) {
+	failed := fmt.Errorf("open message: %w: there is no key here", ErrRecipient)
+	for _, r := range to {
+		o, err := Open(ctx, r, raw, p)
+		switch {
+		case errors.Is(err, ErrOpen), errors.Is(err, ErrRecipient) && !errors.Is(failed, ErrOpen):
+			failed = err
+		case errors.Is(err, ErrRecipient):
+		default:
+			return o, err
+		}
+	}
+	return Opened{}, failed
 }
 
 func open(ctx context.Context, to Recipient, raw []byte, p Policy) (Opened, error) {
@@ -94,6 +114,7 @@ func decrypt(ctx context.Context, to Recipient, e envelope) ([]byte, error) {
 		return nil, err
 	}
 	recipient, err := hpke.NewRecipient(e.Enc, private, hpke.HKDFSHA256(), hpke.AES256GCM(), info(to.Certificate))
+	key.clear()
 	if key.err != nil {
 		return nil, key.err // the token's, which crypto/hpke need not hand on
 	}

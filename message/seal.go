@@ -12,9 +12,10 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// Seal encrypts a message to the key of a certificate, which the caller got
-// from devicecert.Check and, to be sure that the device still is in use, from
-// the registry. A sender that is not nil signs it. Two calls give different
+// Seal encrypts a message to the key of a certificate that devicecert.Check gave:
+// any other is refused. Whose it is the caller has made sure of: by the record or
+// identity that it names, or by the device's manifest (Certificate.Of); and that
+// the device still is in use, by the registry. A sender that is not nil signs it. Two calls give different
 // bytes: the encapsulated key is drawn by crypto/hpke, in this process, and
 // dies with the call.
 func Seal(ctx context.Context, to devicecert.Certificate, m Message, sender statement.Signer) ([]byte, error) {

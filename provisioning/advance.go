@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,9 +40,10 @@ type Advance struct {
 	// page: how many keys, and the first and last identity. Nil: there is none, as
 	// in an import, which has one for the whole file.
 	Order func(ctx context.Context, keys int, first, last identity.Identity) error
-	// License commits the audit entry for a page's certificates: how many, and
-	// the first and last identity.
-	License func(ctx context.Context, certificates int, first, last identity.Identity) error
+	// License commits the audit entries for a page's certificates, which name
+	// their serial numbers (audit.Certifications); first and last are of the page's
+	// identities.
+	License func(ctx context.Context, serials []*big.Int, first, last identity.Identity) error
 	// Progress is told how many identities have their keys now; may be nil.
 	Progress func(identities int)
 }
@@ -92,29 +94,34 @@ func (a Advance) Run(ctx context.Context, limit int) (identities int, keys int64
 	return identities, keys, nil
 }
 
-// page makes the keys of a few identities, after the entry in the audit log that
-// licenses their certificates.
+// page makes the keys of a few identities, after the entries in the audit log that
+// license their certificates.
 func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[string]profile.Entry) (int64, error) {
-	certificates := 0
 	var made []pool.Key
 	var batches []int64
+	var serials, licensed []*big.Int // of each key, nil where it gets no certificate
 	for _, k := range page {
 		for _, name := range k.Missing {
+			var serial *big.Int
 			if entries[name].Certificate {
-				certificates++
+				var err error
+				if serial, err = devicecert.NewSerial(); err != nil {
+					return 0, err
+				}
+				licensed = append(licensed, serial)
 			}
 			made = append(made, pool.Key{Identity: k.Identity, Entry: name})
-			batches = append(batches, k.Batch)
+			batches, serials = append(batches, k.Batch), append(serials, serial)
 		}
 	}
-	// A crash after either leaves an order, or a licence, that nobody used.
+	// A crash after either leaves an order, or licences, that nobody used.
 	if a.Order != nil {
 		if err := a.Order(ctx, len(made), page[0].Identity, page[len(page)-1].Identity); err != nil {
 			return 0, err
 		}
 	}
-	if certificates > 0 {
-		if err := a.License(ctx, certificates, page[0].Identity, page[len(page)-1].Identity); err != nil {
+	if len(licensed) > 0 {
+		if err := a.License(ctx, licensed, page[0].Identity, page[len(page)-1].Identity); err != nil {
 			return 0, err
 		}
 	}
@@ -122,7 +129,7 @@ func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[stri
 	group.SetLimit(max(a.Workers, 1))
 	for i := range made {
 		group.Go(func() (err error) {
-			made[i], err = a.make(work, batches[i], made[i].Identity, entries[made[i].Entry])
+			made[i], err = a.make(work, batches[i], made[i].Identity, entries[made[i].Entry], serials[i])
 			return err
 		})
 	}
@@ -132,26 +139,31 @@ func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[stri
 	return a.Pool.AddKeys(ctx, made)
 }
 
-func (a Advance) make(ctx context.Context, batch int64, id identity.Identity, e profile.Entry) (pool.Key, error) {
+func (a Advance) make(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, serial *big.Int) (pool.Key, error) {
 	w, err := a.Keys.Make(ctx, e.Algorithm)
 	if err != nil {
 		return pool.Key{}, fmt.Errorf("make the key of %s, entry %q: %w", id, e.Name, err)
 	}
-	return a.Seal(ctx, batch, id, e, w)
+	return a.Seal(ctx, batch, id, e, w, serial)
 }
 
 // Seal certifies a waiting key, where its entry asks for that and no certificate
-// came with it, and seals it to identity and entry: as the pool keeps it.
-func (a Advance) Seal(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, w keypackage.WaitingKey) (pool.Key, error) {
+// came with it, and seals it to identity and entry: as the pool keeps it. The
+// certificate's serial number is one that an audit entry licensed; nil where there
+// will be no certificate.
+func (a Advance) Seal(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, w keypackage.WaitingKey, serial *big.Int) (pool.Key, error) {
 	fail := func(err error) (pool.Key, error) {
 		return pool.Key{}, fmt.Errorf("key of %s, entry %q: %w", id, e.Name, err)
 	}
 	if e.Certificate && len(w.X509) == 0 {
+		if serial == nil {
+			return fail(errors.New("no serial number was licensed for its certificate"))
+		}
 		public, err := statement.ParsePoint(w.Public)
 		if err != nil {
 			return fail(err)
 		}
-		r := devicecert.Request{Realm: a.Realm, Algorithm: w.Algorithm, Public: public, ProductLine: a.Profile.Name}
+		r := devicecert.Request{Realm: a.Realm, Algorithm: w.Algorithm, Public: public, ProductLine: a.Profile.Name, Serial: serial}
 		if a.Profile.IdentityInCertificates {
 			r.Identity = id
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/big"
 
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
@@ -29,6 +30,9 @@ type beginning struct {
 	device   records.Device
 	secrets  secretsByEntry
 	licensed bool // an audit entry for this call's use of keys is committed
+	// serials are those of the certificates that will be made for the device, by
+	// entry: what the audit entry names.
+	serials map[string]*big.Int
 }
 
 // Begin takes a device's hello, gives the device an identity and answers with

@@ -2,6 +2,7 @@ package provisioning
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
@@ -19,8 +20,8 @@ type Certifier interface {
 }
 
 // certify gives the device its certificates, in the profile's order: of a key
-// that was made in advance the one that waits with it, of another one that names
-// the record. One that a crash loses was seen by nobody.
+// that was made in advance the one that waits with it, if it still is what the
+// profile says, of another one that names the record. One that a crash loses was seen by nobody.
 func (b *beginning) certify(ctx context.Context) error {
 	if !b.profile.Certifies() {
 		return nil
@@ -42,13 +43,19 @@ func (b *beginning) certify(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := b.checkWaitingCertificate(d.Identity, e, w); err != nil {
+			return err
+		}
 		der := w.X509
 		if len(der) == 0 {
 			public, err := statement.ParsePoint(w.Public)
 			if err != nil {
 				return err
 			}
-			r := devicecert.Request{Realm: b.realm, Algorithm: w.Algorithm, Public: public, Record: &d.Record, ProductLine: b.profile.Name}
+			r := devicecert.Request{Realm: b.realm, Algorithm: w.Algorithm, Public: public, Record: &d.Record, ProductLine: b.profile.Name, Serial: b.serials[e.Name]}
+			if r.Serial == nil {
+				return fmt.Errorf("certify entry %q: its serial number was not licensed", e.Name)
+			}
 			if b.profile.IdentityInCertificates {
 				r.Identity = d.Identity
 			}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 
 	"github.com/devicekeys/devicekeys/audit"
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -17,15 +19,16 @@ var errNoDerivedKey = errors.New("the manifest names no derived key")
 func (s Station) actor() string { return "station " + s.Station }
 
 // event names, in an audit entry, the keys that it licenses: the first purpose
-// key, the others in the note.
-func (a *Assembly) event(kind audit.Kind, actor string, d records.Device, ids []keypackage.KeyID) audit.Event {
+// key, the others in the note, and behind them the serial numbers of the
+// certificates that the device CA will sign.
+func (a *Assembly) event(kind audit.Kind, actor string, d records.Device, ids []keypackage.KeyID, serials []*big.Int) audit.Event {
 	var labels []string
 	for _, id := range ids {
 		labels = append(labels, fmt.Sprintf("%spurpose-%s-%d", a.realm.Prefix(), id.Name, id.Version))
 	}
 	if len(d.Certificate) == 0 {
 		labels = append(labels, a.realm.Prefix()+"identity-signing")
-		if a.lines[d.Line].Certifies() {
+		if len(serials) > 0 {
 			labels = append(labels, a.caLabel)
 		}
 	}
@@ -33,7 +36,36 @@ func (a *Assembly) event(kind audit.Kind, actor string, d records.Device, ids []
 	if len(labels) > 1 {
 		e.Note = "and " + strings.Join(labels[1:], ", ")
 	}
+	if len(serials) > 0 {
+		e.Note += "; " + audit.SerialsNote(serials)
+	}
 	return e
+}
+
+// eventOf is event for this Begin. It draws the serial numbers of the certificates
+// that are still to be made: those of keys that came without one.
+func (b *beginning) eventOf(kind audit.Kind, d records.Device, ids []keypackage.KeyID) (audit.Event, error) {
+	b.serials = map[string]*big.Int{}
+	var serials []*big.Int
+	for _, e := range b.profile.Entries {
+		if !e.Certificate || len(d.Certificate) > 0 {
+			continue
+		}
+		w, err := b.waitingKey(e.Name)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if len(w.X509) > 0 {
+			continue
+		}
+		n, err := devicecert.NewSerial()
+		if err != nil {
+			return audit.Event{}, err
+		}
+		b.serials[e.Name] = n
+		serials = append(serials, n)
+	}
+	return b.event(kind, b.station.actor(), d, ids, serials), nil
 }
 
 // derivedOf lists the keys that a profile derives.
@@ -94,7 +126,7 @@ func (a *Assembly) keysAgain(ctx context.Context, actor string, d records.Device
 		return nil, err
 	}
 	// A crash after the entry leaves a licence that nobody used.
-	if err := a.records.License(ctx, a.event(audit.DeviceKey, actor, d, ids)); err != nil {
+	if err := a.records.License(ctx, a.event(audit.DeviceKey, actor, d, ids, nil)); err != nil {
 		return nil, err
 	}
 	named, err := a.derive(ctx, d, ids)
@@ -110,7 +142,11 @@ func (b *beginning) licence(ctx context.Context, ids []keypackage.KeyID) error {
 	if b.licensed {
 		return nil
 	}
-	if err := b.records.License(ctx, b.event(audit.DeviceKey, b.station.actor(), b.device, ids)); err != nil {
+	e, err := b.eventOf(audit.DeviceKey, b.device, ids)
+	if err != nil {
+		return err
+	}
+	if err := b.records.License(ctx, e); err != nil {
 		return err
 	}
 	b.licensed = true

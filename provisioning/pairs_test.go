@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -42,12 +43,32 @@ func (l *line) advance(t testing.TB, limit int) (identities int, keys int64) {
 	store := records.New(l.records.As("spp"))
 	identities, keys, err := provisioning.Advance{
 		Realm: dev, Profile: l.profiles[0], Keys: l.keys, DeviceCA: l.deviceCA, Pool: l.pool.Store, Workers: 4,
-		License: func(ctx context.Context, _ int, _, _ identity.Identity) error {
-			return store.License(ctx, audit.Event{Kind: audit.Certify, Key: provisioning.DeviceCALabel(dev), Actor: "operator test", Note: "certificates in advance"})
+		License: func(ctx context.Context, serials []*big.Int, _, _ identity.Identity) error {
+			for _, e := range audit.Certifications(provisioning.DeviceCALabel(dev), serials, "made in advance", "operator test") {
+				if err := store.License(ctx, e); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}.Run(t.Context(), limit)
 	must(t, err)
 	return identities, keys
+}
+
+// drained waits until nothing waits for the registry any more, so that the checker finds a line at rest.
+func (l *line) drained(t testing.TB) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		waiting, aside, _, err := l.records.Store.Waiting(t.Context())
+		must(t, err)
+		if waiting == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d entries still wait, %d were set aside", waiting, aside)
+		}
+	}
 }
 
 // TestPairs: keys made in advance and on the spot reach their device, which
@@ -157,7 +178,15 @@ func (l *line) importKeys(t testing.TB, ids []identity.Identity) {
 			must(t, err)
 			w, err := l.keys.Import(t.Context(), e.Algorithm, public, "device "+id.URN()+" "+e.Name, blob)
 			must(t, err)
-			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w)
+			var serial *big.Int
+			if e.Certificate {
+				serial, err = devicecert.NewSerial()
+				must(t, err)
+				for _, event := range audit.Certifications("dev-device-ca", []*big.Int{serial}, "for imported keys", "operator ann") {
+					must(t, l.records.Store.License(t.Context(), event))
+				}
+			}
+			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w, serial)
 			must(t, err)
 			_, err = l.pool.Store.AddKeys(t.Context(), []pool.Key{k})
 			must(t, err)
@@ -223,6 +252,7 @@ func TestPairsAgain(t *testing.T) {
 			// Another generation: a key from outside is there once.
 			l.unlock(t, f.record(), 2)
 			next := on(f.station, f.device)
+			defer l.drained(t)
 			if source == "imported" {
 				refused(t, next.begin(t.Context()), connect.CodeFailedPrecondition, provisioning.CodeProfile)
 				return
@@ -287,7 +317,15 @@ func TestPointOfAnother(t *testing.T) {
 				must(t, err)
 				pairs[e.Name] = w
 			}
-			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w)
+			var serial *big.Int
+			if e.Certificate {
+				serial, err = devicecert.NewSerial()
+				must(t, err)
+				for _, event := range audit.Certifications("dev-device-ca", []*big.Int{serial}, "for imported keys", "operator ann") {
+					must(t, l.records.Store.License(t.Context(), event))
+				}
+			}
+			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w, serial)
 			must(t, err)
 			keys = append(keys, k)
 		}

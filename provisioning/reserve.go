@@ -144,12 +144,19 @@ func (b *beginning) license(ctx context.Context, g identity.Generation, id ident
 	if err = b.openWaited(ctx, d, waited); err != nil {
 		return err
 	}
+	if err = b.checkWaited(id, waited); err != nil {
+		return err
+	}
 	if d.Points, err = b.points(); err != nil {
+		return err
+	}
+	licence, err := b.eventOf(audit.Assemble, d, derivedOf(p))
+	if err != nil {
 		return err
 	}
 	// A crash before the commit leaves sealed secrets that nobody has; after it
 	// a device to go on with.
-	err = b.records.Reserve(ctx, d, b.event(audit.Assemble, b.station.actor(), d, derivedOf(p)))
+	err = b.records.Reserve(ctx, d, licence)
 	if errors.Is(err, records.ErrExists) || errors.Is(err, records.ErrConflict) {
 		return errors.Join(errRaced, err)
 	}

@@ -18,7 +18,9 @@ type licences struct {
 	assembled    map[deviceID]licence
 	keys         map[deviceID]int64 // entries that licensed a device's keys
 	unlocked     map[deviceID]bool
-	certificates map[string]bool // "certificate <serial>"
+	certificates map[string]bool              // by serial number, as audit.SerialText spells it: those of every CA
+	advance      map[string]bool              // those made in advance, with the device CA's key
+	made         map[deviceID]map[string]bool // those made for one device
 	registry     map[deviceID]bool
 	orders       map[int64]audit.Event // by their place
 }
@@ -80,10 +82,11 @@ func (c *checker) auditLog(ctx context.Context) {
 			c.violated(Audited, n.Record, rows(noticeRow(n.Record, n.Generation)), "no entry licensed the statement of this %s notice: the identity-signing key was used unlicensed, or the notice is another device's", registry.EntryType(n.kind))
 		}
 	}
+	c.licensedCertificates(l)
 	for _, cert := range c.Certificates {
 		c.checked(Audited, 1)
-		if note := audit.CertificateNote(cert.SerialNumber); !l.certificates[note] {
-			c.violated(Audited, identity.RecordID{}, rows(fmt.Sprintf("%s, %s", note, cert.Subject)),
+		if serial := audit.SerialText(cert.SerialNumber); !l.certificates[serial] {
+			c.violated(Audited, identity.RecordID{}, rows(fmt.Sprintf("certificate %s, %s", serial, cert.Subject)),
 				"no entry licensed this certificate: the CA key was used unlicensed, or the certificate is not of this maker")
 		}
 	}
@@ -91,7 +94,8 @@ func (c *checker) auditLog(ctx context.Context) {
 
 // readLog verifies the log and indexes it. ok is false where it could not be read to its end.
 func (c *checker) readLog(ctx context.Context) (l licences, ok bool) {
-	l = licences{map[deviceID]licence{}, map[deviceID]int64{}, map[deviceID]bool{}, map[string]bool{}, map[deviceID]bool{}, map[int64]audit.Event{}}
+	l = licences{assembled: map[deviceID]licence{}, keys: map[deviceID]int64{}, unlocked: map[deviceID]bool{}, registry: map[deviceID]bool{}, orders: map[int64]audit.Event{},
+		certificates: map[string]bool{}, advance: map[string]bool{}, made: map[deviceID]map[string]bool{}}
 	var heads []audit.Head
 	if !c.AuditKey.IsZero() {
 		var err error
@@ -122,10 +126,17 @@ func (c *checker) readLog(ctx context.Context) (l licences, ok bool) {
 			l.registry[d] = true
 		case audit.Order:
 			l.orders[e.Seq] = e.Event
-		case audit.Certify:
-			// "certificate <serial> <subject>"
-			if words := strings.SplitN(e.Note, " ", 3); len(words) >= 2 {
-				l.certificates[words[0]+" "+words[1]] = true
+		}
+		for _, serial := range e.Serials() {
+			l.certificates[serial] = true
+			switch {
+			case e.Kind != audit.Certify:
+				if l.made[d] == nil {
+					l.made[d] = map[string]bool{}
+				}
+				l.made[d][serial] = true
+			case isDeviceCA(c.Realm, e.Key) && !strings.HasPrefix(e.Note, "certificate "): // that is of the CA's own certificate
+				l.advance[serial] = true
 			}
 		}
 		return nil

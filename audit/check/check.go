@@ -89,7 +89,8 @@ type Sources struct {
 	// ROMKey checks certificates and statements, AuditKey the audit log's signed
 	// heads. Left out, they are taken from Keys.
 	ROMKey, AuditKey statement.PublicKey
-	// Certificates issued by the maker's CAs; each must have its audit entry.
+	// Certificates issued by the maker's CAs; each must have its audit entry. The
+	// device CAs among them check the devices' certificates.
 	Certificates []*x509.Certificate
 	// From is an audit head that the auditor kept elsewhere; zero: none.
 	From audit.Head
@@ -197,6 +198,9 @@ type checker struct {
 	// entries there were.
 	ends map[noticeID]end
 	size int64
+	// certified are the devices' certificates, for what the audit log says of them.
+	certified  []certified
+	noDeviceCA bool // said that there is no device CA's certificate
 	// signed are the notices in the records, each with a statement.
 	signed []noticeID
 }
@@ -213,6 +217,7 @@ func (c *checker) run(ctx context.Context) {
 	c.everyDevice(ctx)
 	c.everyIdentity(ctx)
 	c.reservations(ctx)
+	c.waitingKeys(ctx)
 	c.registryStore(ctx)
 	c.notices(ctx)
 	c.auditLog(ctx) // last, so that it has the entries of all that was read before

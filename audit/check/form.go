@@ -37,6 +37,7 @@ func (c *checker) forms(d records.Device) {
 	f.blob("package", d.Package, func() error { return f.dataPackage(m) })
 	f.blob("backup", d.Backup, f.backup)
 	f.blob("entry", d.Entry, f.entry)
+	f.certificates(m)
 	for name, mac := range map[string][]byte{"confirm": d.Confirm, "proof": d.Proof} {
 		f.blob(name, mac, func() error {
 			if len(mac) != sha256.Size {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/devicekeys/devicekeys/identity"
@@ -86,7 +87,7 @@ func (c *checker) served(d records.Device, e registry.Entry, s registry.Served) 
 }
 
 // opens checks that a stored entry opens with the chip ID and holds the
-// certificate and backup of the row.
+// certificate, backup and X.509 certificates of the row.
 func (c *checker) opens(d records.Device) {
 	c.checked(Findable, 1)
 	e, err := registry.ParseEntry(d.Entry)
@@ -103,6 +104,8 @@ func (c *checker) opens(d records.Device) {
 		c.violated(Findable, d.Record, where, "the entry does not open and check with the chip ID and the ROM key, so no owner can restore from it: %v", err)
 	case !bytes.Equal(r.Backup, d.Backup) || !bytes.Equal(r.Certificate, d.Certificate):
 		c.violated(Findable, d.Record, where, "the entry holds another certificate or backup than the row: one of the two was changed")
+	case !slices.EqualFunc(r.X509, d.X509, bytes.Equal):
+		c.violated(Findable, d.Record, where, "the entry holds other X.509 certificates than the row: one of the two was changed")
 	}
 }
 

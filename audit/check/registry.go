@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -112,8 +111,8 @@ func (c *checker) endOf(row store.Row, d records.Device, where []string) {
 	case err != nil:
 		c.violated(Findable, e.Record, where, "the %s entry does not encode, so its row was changed: %v", e.Type, err)
 	case e.Type == registry.Certificates:
-		if p, err := registry.ParsePublicCertificates(e.Sealed); err != nil || !slices.EqualFunc(p.X509, d.X509, bytes.Equal) {
-			c.violated(Findable, e.Record, where, "the registry publishes other certificates than the device has: somebody else submitted the entry, or the row was changed")
+		if err := publicForm(d, e); err != nil {
+			c.violated(Findable, e.Record, where, "the registry's certificates entry is not the device's: %v: somebody else submitted it, or the row was changed", err)
 		}
 	case !c.ROMKey.IsZero() && e.CheckStatement(c.ROMKey) != nil:
 		c.violated(Findable, e.Record, where, "the statement of the %s entry is not by the identity-signing key", e.Type)

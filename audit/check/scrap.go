@@ -44,8 +44,9 @@ func noticeRow(record identity.RecordID, g identity.Generation) string {
 
 // notices checks that the registry says of scrapped devices that they are: each
 // one that was ever published has a signed scrap notice, stored in the step that
-// scrapped it, and the registry has that. They are read after the device rows and
-// after the registry.
+// scrapped it, and the registry has that; and of the notices that publish
+// certificates, certificatesNotice. They are read after the device rows and after the
+// registry.
 func (c *checker) notices(ctx context.Context) {
 	all := map[noticeID]records.Notice{}
 	told := map[identity.RecordID]records.Notice{}
@@ -54,9 +55,11 @@ func (c *checker) notices(ctx context.Context) {
 		c.noticeForm(n)
 		id := noticeID{deviceID{n.Record, n.Generation}, n.Type}
 		all[id] = n
-		if registry.EntryType(n.Type) != registry.Certificates { // nobody signs those
-			c.signed = append(c.signed, id)
+		if registry.EntryType(n.Type) == registry.Certificates { // nobody signs those
+			c.certificatesNotice(ctx, n)
+			return nil
 		}
+		c.signed = append(c.signed, id)
 		if registry.EntryType(n.Type) != registry.Scrap {
 			return nil
 		}

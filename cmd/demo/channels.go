@@ -3,6 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +20,7 @@ import (
 	"github.com/devicekeys/devicekeys/deviceservice/client"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/message"
 )
 
 // keysInAdvance has the SPP's HSM make the devices' key pairs before they come.
@@ -126,7 +130,12 @@ func (d *demo) letter(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.report.Refusals = append(d.report.Refusals, Refusal{Case: "another device's message", Refused: r.Code == console.ExitRefused, Reason: "not-for-it"})
+	// It is refused for the reason that it is another's, or the demo shows nothing.
+	refusal := Refusal{Case: "another device's message", Refused: r.Code == console.ExitRefused, Reason: "not-for-it"}
+	if refusal.Refused && !strings.Contains(r.Errs, message.ErrRecipient.Error()) {
+		refusal.Refused, refusal.Reason = false, strings.TrimSpace(r.Errs)
+	}
+	d.report.Refusals = append(d.report.Refusals, refusal)
 	return fmt.Sprintf("%d bytes to IMEI %s", len(text), imei), nil
 }
 
@@ -139,14 +148,14 @@ func (d *demo) refuseChannels(ctx context.Context, hands []*held) error {
 		on    *held
 		as    *held // whose identity it says; nil: its own
 		older identity.Generation
-		flip  bool
+		wrong bool // another key stands in the place of its own
 	}{
-		{what: "a channel with a key that was tampered with", on: own, flip: true},
+		{what: "a channel with a key that was tampered with", on: own, wrong: true},
 		{what: "a channel of a clone: the IMEI on another chip", on: neighbour, as: own},
 		{what: "a channel of a superseded generation", on: renewed, older: 1},
 	} {
 		refusal := Refusal{Case: c.what}
-		opened, err := d.dial(ctx, c.on, cmp.Or(c.as, c.on), c.older, c.flip)
+		opened, err := d.dial(ctx, c.on, cmp.Or(c.as, c.on), c.older, c.wrong)
 		if err == nil {
 			err = opened.Close()
 		} else if errors.Is(err, channel.ErrRefused) {
@@ -160,8 +169,8 @@ func (d *demo) refuseChannels(ctx context.Context, hands []*held) error {
 	return nil
 }
 
-// dial opens a channel with one device's key under what another says of itself.
-func (d *demo) dial(ctx context.Context, on, as *held, g identity.Generation, flip bool) (*client.Client, error) {
+// dial opens a channel with one device's key, or with a wrong one, under what another says of itself.
+func (d *demo) dial(ctx context.Context, on, as *held, g identity.Generation, wrong bool) (*client.Client, error) {
 	b, err := as.Boot(ctx)
 	if err != nil {
 		return nil, err
@@ -178,12 +187,15 @@ func (d *demo) dial(ctx context.Context, on, as *held, g identity.Generation, fl
 		}
 	}
 	hello := channel.Hello{Suite: channel.SuiteNoise, Realm: b.Realm, Key: key, Identity: b.Identity, Generation: cmp.Or(g, b.Generation)}
-	mac := func(ctx context.Context, msg []byte) ([]byte, error) {
-		m, err := on.MAC(ctx, key.Name, msg)
-		if err == nil && flip {
-			m[0] ^= 1
+	mac := func(ctx context.Context, msg []byte) ([]byte, error) { return on.MAC(ctx, key.Name, msg) }
+	if wrong {
+		changed := make([]byte, keypackage.SymmetricSize)
+		rand.Read(changed) // never fails
+		mac = func(_ context.Context, msg []byte) ([]byte, error) {
+			h := hmac.New(sha256.New, changed)
+			h.Write(msg)
+			return h.Sum(nil), nil
 		}
-		return m, err
 	}
 	return client.Dial(ctx, d.Address("deviceservice"), channel.DeviceConfig{Hello: hello, MAC: mac})
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/devicekeys/devicekeys/deviceservice/client"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/registry"
 )
 
 type channelCmd struct {
@@ -196,6 +197,16 @@ func ownCertificate(ctx context.Context, d *device.Device, registryURL string, p
 	if err != nil {
 		return nil, err
 	}
+	own, err := certificatesOf(record, point)
+	if err != nil {
+		return nil, err
+	}
+	return own[0], nil
+}
+
+// certificatesOf gives the certificates of a key in the device's record: one, or more where the key was certified again.
+func certificatesOf(record registry.Record, point []byte) ([][]byte, error) {
+	var found [][]byte
 	for _, der := range record.X509 {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
@@ -203,12 +214,15 @@ func ownCertificate(ctx context.Context, d *device.Device, registryURL string, p
 		}
 		if public, ok := cert.PublicKey.(*ecdsa.PublicKey); ok {
 			if own, err := public.Bytes(); err == nil && bytes.Equal(own, point) {
-				return der, nil
+				found = append(found, der)
 			}
 		}
 	}
-	return nil, console.Hint(fmt.Errorf("the device's record has no certificate of the key %s…", hex.EncodeToString(point[1:5])),
-		"its product line has none for this key: use a key with a certificate, or the suite noise")
+	if len(found) == 0 {
+		return nil, console.Hint(fmt.Errorf("the device's record has no certificate of the key %s…", hex.EncodeToString(point[1:5])),
+			"its product line has none for this key: use a key with a certificate, or the suite noise")
+	}
+	return found, nil
 }
 
 func (c *channelOpenCmd) ask(ctx context.Context, s *client.Client) (string, error) {

@@ -23,7 +23,7 @@ type messageOpenCmd struct {
 	File      string   `arg:"" type:"existingfile" help:"The message, as message sendto wrote it."`
 	Registry  string   `name:"registry" required:"" placeholder:"URL" help:"Where the device's own certificate is looked up, to which the message was encrypted."`
 	CA        string   `name:"ca" required:"" placeholder:"FILE" help:"The device CA's certificates, PEM."`
-	Entry     string   `name:"entry" placeholder:"NAME" help:"Which key pair (default: the first of ecdh-p256)."`
+	Entry     string   `name:"entry" placeholder:"NAME" help:"Which key pair (default: each of ecdh-p256)."`
 	Sender    []string `name:"sender" placeholder:"FILE" help:"Public key of a sender whose signature is expected, PEM; may be given several times."`
 	Anonymous bool     `name:"anonymous" help:"Take a message that nobody signed."`
 	Out       string   `name:"out" placeholder:"FILE" help:"New file for what it says. Left out: printed."`
@@ -92,23 +92,11 @@ func (c *messageOpenCmd) Run(ctx context.Context, io console.IO) error {
 		if err != nil {
 			return err
 		}
-		key, err := keyOf(b, keypackage.ECDH, c.Entry)
+		to, err := c.recipients(ctx, d, b, roots)
 		if err != nil {
 			return err
 		}
-		der, err := ownCertificate(ctx, d, c.Registry, key.Vouch)
-		if err != nil {
-			return err
-		}
-		public, err := statement.ParsePoint(key.Vouch)
-		if err != nil {
-			return err
-		}
-		own, err := devicecert.Check(der, roots, devicecert.Want{Algorithm: keypackage.ECDH, Public: public})
-		if err != nil {
-			return fmt.Errorf("the device's own certificate: %w", err)
-		}
-		opened, err := message.Open(ctx, message.Recipient{Key: d.Agreer(key.Key.Name), Certificate: own}, raw, policy)
+		opened, err := message.OpenAny(ctx, to, raw, policy)
 		if err != nil {
 			return refused{console.Hint(fmt.Errorf("%q: %w", c.File, err), "ask the sender: it is for another device or key, was changed, or nobody you named signed it")}
 		}
@@ -123,6 +111,45 @@ func (c *messageOpenCmd) Run(ctx context.Context, io console.IO) error {
 		}
 		return c.Print(io.Out, out)
 	})
+}
+
+// recipients gives what the message may have been encrypted to: each key pair for key agreement, or the one that --entry
+// names, with each of its certificates in the device's record.
+func (c *messageOpenCmd) recipients(ctx context.Context, d *device.Device, b *device.Booted, roots *devicecert.Roots) ([]message.Recipient, error) {
+	if _, err := keyOf(b, keypackage.ECDH, c.Entry); err != nil {
+		return nil, err
+	}
+	record, err := lookup(ctx, d, c.Registry)
+	if err != nil {
+		return nil, err
+	}
+	var all []message.Recipient
+	var missing error
+	for _, e := range b.Entries {
+		if e.Algorithm != keypackage.ECDH || c.Entry != "" && e.Key.Name != c.Entry {
+			continue
+		}
+		public, err := statement.ParsePoint(e.Vouch)
+		if err != nil {
+			return nil, err
+		}
+		own, err := certificatesOf(record, e.Vouch)
+		if err != nil {
+			missing = err // of this key: another may have one
+			continue
+		}
+		for _, der := range own {
+			cert, err := devicecert.Check(der, roots, devicecert.Want{Algorithm: keypackage.ECDH, Public: public})
+			if err != nil {
+				return nil, fmt.Errorf("the device's own certificate: %w", err)
+			}
+			all = append(all, message.Recipient{Key: d.Agreer(e.Key.Name), Certificate: cert})
+		}
+	}
+	if len(all) == 0 {
+		return nil, missing
+	}
+	return all, nil
 }
 
 func writeNew(path string, b []byte) error {

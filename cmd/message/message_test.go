@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdh"
 	"crypto/ecdsa"
@@ -10,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -69,10 +71,22 @@ func (a agreer) Agree(_ context.Context, peer []byte) ([]byte, error) {
 	return own.ECDH(p)
 }
 
-// world is what the scripts work in: a device CA, and a registry with the records of six chips.
+func imei(t testing.TB, n int) identity.Identity {
+	t.Helper()
+	id, err := identity.ParseIMEI(fmt.Sprintf("00440245%06d", n))
+	must(t, err)
+	return id
+}
+
+func pair(i int, a keypackage.Algorithm, public statement.PublicKey) keypackage.Entry {
+	return keypackage.Entry{Kind: keypackage.KeyPair, Key: keypackage.KeyID{Name: fmt.Sprintf("pair-%d", i)}, Algorithm: a, Vouch: public.Point()}
+}
+
+// world is what the scripts work in: a device CA, and a registry with the records of ten chips.
 type world struct {
 	ca        *x509.Certificate
 	authority *devicecert.Authority
+	roots     *devicecert.Roots
 	url       string
 	certs     map[string][]byte // by name
 }
@@ -84,7 +98,9 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	authority, err := devicecert.New(ca, signer)
 	must(t, err)
-	w := &world{ca: ca, authority: authority, certs: map[string][]byte{}}
+	roots, err := devicecert.NewRoots(dev, ca)
+	must(t, err)
+	w := &world{ca: ca, authority: authority, roots: roots, certs: map[string][]byte{}}
 	make := func(name string, a keypackage.Algorithm, record *identity.RecordID) []byte {
 		der, err := authority.Certify(t.Context(), devicecert.Request{Realm: dev, Algorithm: a, Public: public(t, name), Record: record, ProductLine: "phone-a"})
 		must(t, err)
@@ -93,12 +109,36 @@ func newWorld(t *testing.T) *world {
 	}
 	of := func(n int) *identity.RecordID { r := registrytest.Chip(t, n).RecordID(); return &r }
 	d := storetest.New(t)
-	put := func(n int, x509 ...[]byte) {
-		r := registrytest.Record(t, n, 1, 600)
+	// recordOf gives the record of a chip whose manifest has these keys, each by name and algorithm.
+	recordOf := func(n int, keys ...keypackage.Entry) registry.Record {
+		t.Helper()
+		manifest, err := keypackage.Manifest{Realm: dev, Identity: imei(t, n), ChipID: registrytest.Chip(t, n), Generation: 1, Entries: keys}.Encode()
+		must(t, err)
+		backup, err := keypackage.Backup{Manifest: manifest, Sealed: keypackage.Sealed{Ciphertext: bytes.Repeat([]byte{7}, 64)}}.Encode()
+		must(t, err)
+		claims, err := identity.Claims{Subject: imei(t, n), IssuedAt: 1_700_000_000, ChipID: registrytest.Chip(t, n), Realm: dev, Generation: 1, Manifest: sha256.Sum256(manifest)}.Encode()
+		must(t, err)
+		cert, err := identity.SignCertificate(t.Context(), registrytest.ROM(t), claims)
+		must(t, err)
+		return registry.Record{Certificate: cert.Bytes(), Backup: backup}
+	}
+	publish := func(n int, r registry.Record, x509 ...[]byte) {
+		t.Helper()
 		r.X509 = x509
 		e, err := registry.Seal(rand.Reader, registrytest.Chip(t, n), registry.Entry{Realm: dev, Type: registry.Register, Generation: 1}, r)
 		must(t, err)
 		d.Append(e)
+	}
+	// put publishes a chip whose manifest has the keys of its certificates.
+	put := func(n int, x509 ...[]byte) {
+		t.Helper()
+		var keys []keypackage.Entry
+		for i, der := range x509 {
+			if c, err := devicecert.Unverified(der, dev); err == nil { // the CA's is none
+				keys = append(keys, pair(i, c.Algorithm, c.Public))
+			}
+		}
+		publish(n, recordOf(n, keys...), x509...)
 	}
 	put(1, make("sign-1", keypackage.ES256, of(1)), make("agree-1", keypackage.ECDH, of(1)), ca.Raw)
 	put(2, make("agree-2", keypackage.ECDH, nil)) // made in advance
@@ -107,6 +147,28 @@ func newWorld(t *testing.T) *world {
 	put(5, make("agree-5", keypackage.ECDH, of(5)), make("agree-5b", keypackage.ECDH, of(5))) // two keys
 	put(6, make("agree-6", keypackage.ECDH, of(6)))
 	d.Append(registrytest.End(t, 6, 1, registry.Scrap, registrytest.ROM(t)))
+	// What a mirror makes who knows a chip ID: a genuine identity certificate and backup, and the certificate of
+	// another genuine device.
+	genuine := recordOf(7, pair(0, keypackage.ECDH, public(t, "agree-7")))
+	publish(7, genuine, make("agree-8", keypackage.ECDH, nil))
+	named := func(name string, n int) []byte {
+		der, err := authority.Certify(t.Context(), devicecert.Request{Realm: dev, Algorithm: keypackage.ECDH, Public: public(t, name), Identity: imei(t, n), ProductLine: "phone-a"})
+		must(t, err)
+		w.certs[name] = der
+		return der
+	}
+	publish(8, recordOf(8, pair(0, keypackage.ECDH, public(t, "agree-9"))), named("agree-9", 9)) // the key, another identity
+	publish(9, recordOf(9, pair(0, keypackage.ES256, public(t, "agree-10"))), make("agree-10", keypackage.ECDH, nil))
+	another := registrytest.Record(t, 10, 1, 600) // its hash of the manifest is another's
+	another.Backup = genuine.Backup
+	publish(10, another, make("agree-11", keypackage.ECDH, nil))
+	open := func(n int, urn string, x509 ...[]byte) {
+		b, err := registry.PublicCertificates{Identity: urn, X509: x509}.Encode()
+		must(t, err)
+		d.Append(registry.Entry{Realm: dev, Type: registry.Certificates, Record: registrytest.Chip(t, n).RecordID(), Generation: 1, Sealed: b})
+	}
+	open(2, "", w.certs["agree-2"])
+	open(7, imei(t, 7).URN(), named("agree-7b", 8))
 	h, err := registry.NewHandler(d.Reader(), registry.HandlerOptions{})
 	must(t, err)
 	server := httptest.NewServer(h)
@@ -132,8 +194,8 @@ func (w *world) files(t testing.TB) map[string][]byte {
 	for name, der := range w.certs {
 		files[name+".pem"], files[name+".der"] = block("CERTIFICATE", der), der
 	}
-	for i := 1; i <= 7; i++ {
-		files["chip-"+string(rune('0'+i))] = []byte(hex.EncodeToString(registrytest.Chip(t, i).Bytes()) + "\n")
+	for i := 1; i <= 11; i++ {
+		files[fmt.Sprintf("chip-%d", i)] = []byte(hex.EncodeToString(registrytest.Chip(t, i).Bytes()) + "\n")
 	}
 	return files
 }
@@ -142,7 +204,7 @@ func (w *world) files(t testing.TB) map[string][]byte {
 // sender did.
 func (w *world) opens(t testing.TB) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
-		c, err := devicecert.Unverified(w.certs[args[0]], dev)
+		c, err := devicecert.Check(w.certs[args[0]], w.roots, devicecert.Want{})
 		ts.Check(err)
 		policy := message.Policy{Anonymous: true}
 		if len(args) == 4 {
@@ -167,6 +229,8 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("URL", w.url)
 			env.Setenv("RECORD1", registrytest.Chip(t, 1).RecordID().String())
+			env.Setenv("RECORD2", registrytest.Chip(t, 2).RecordID().String())
+			env.Setenv("RECORD7", registrytest.Chip(t, 7).RecordID().String())
 			env.Setenv("CHIP1", hex.EncodeToString(registrytest.Chip(t, 1).Bytes()))
 			env.Setenv("KEY1", message.KeyIDOf(public(t, "agree-1")).String())
 			env.Setenv("SENDER", public(t, "sender").ID().String())

@@ -75,7 +75,10 @@ func (s source) recipient(ctx context.Context, realm identity.Realm, roots *devi
 	return c, c.Record, nil
 }
 
-// fromRegistry opens the device's newest record.
+// fromRegistry opens the device's newest record. Who knows the chip ID and has a
+// mirror can seal any certificate into it, of his own device above all; so the ROM
+// key is asked: it signed the identity certificate, that vouches for the manifest,
+// and the manifest names the device's keys.
 func (s source) fromRegistry(ctx context.Context, realm identity.Realm, roots *devicecert.Roots) (none devicecert.Certificate, _ *identity.RecordID, _ error) {
 	chip, err := readChipID(s.ChipIDFile.String())
 	if err != nil {
@@ -93,7 +96,7 @@ func (s source) fromRegistry(ctx context.Context, realm identity.Realm, roots *d
 	if err != nil {
 		return none, nil, console.Usagef("%w", err)
 	}
-	r, _, err := client.Lookup(ctx, chip, rom)
+	r, vouched, err := client.Lookup(ctx, chip, rom)
 	if errors.Is(err, statement.ErrForm) || errors.Is(err, statement.ErrSignature) {
 		return none, nil, console.Hint(err, "check that --rom-key is the key in this device's ROM; if it is, ask another mirror")
 	}
@@ -101,15 +104,34 @@ func (s source) fromRegistry(ctx context.Context, realm identity.Realm, roots *d
 		return none, nil, err
 	}
 	id := chip.RecordID()
-	c, err := choose(r.X509, roots, id)
+	m, err := manifestOf(r, vouched)
+	if err != nil {
+		return none, nil, console.Hint(fmt.Errorf("record %s: %w", id.Short(), err), "ask another mirror: the maker did not publish this")
+	}
+	c, err := choose(r.X509, roots, id, func(c devicecert.Certificate) error { return c.Of(m) })
 	return c, &id, err
+}
+
+// manifestOf gives the manifest in a record's backup, if it is the one that the
+// identity certificate vouches for.
+func manifestOf(r registry.Record, vouched identity.Certificate) (keypackage.Manifest, error) {
+	b, err := keypackage.ParseBackup(r.Backup)
+	if err != nil {
+		return keypackage.Manifest{}, err
+	}
+	m, err := keypackage.ParseManifest(b.Manifest)
+	if err != nil {
+		return keypackage.Manifest{}, err
+	}
+	return m, m.Match(b.Manifest, vouched)
 }
 
 // published takes what the device's product line publishes for everyone. Only the
 // device CA vouches for it, so a certificate must name what was asked for: the
 // identity, or the record. One that was made in advance names no record; then the
 // registry's word is all there is for whose it is, and the device that can open the message
-// is the one with that key.
+// is the one with that key. An identity that the registry says and one that a
+// certificate says are the same, or one of the two is another device's.
 func (s source) published(ctx context.Context, realm identity.Realm, roots *devicecert.Roots) (none devicecert.Certificate, _ *identity.RecordID, _ error) {
 	client, err := registry.NewClient(s.Registry, nil, registry.ClientOptions{Realm: realm})
 	if err != nil {
@@ -137,7 +159,12 @@ func (s source) published(ctx context.Context, realm identity.Realm, roots *devi
 	if err != nil {
 		return none, nil, err
 	}
-	c, err := choose(p.X509, roots, record)
+	c, err := choose(p.X509, roots, record, func(c devicecert.Certificate) error {
+		if c.Identity != nil && p.Identity != "" && c.Identity.URN() != p.Identity {
+			return fmt.Errorf("it names %s, and the registry %.64q", c.Identity, p.Identity)
+		}
+		return nil
+	})
 	if err == nil && whose != nil && (c.Identity == nil || c.Identity.URN() != whose.URN()) {
 		err = console.Hint(fmt.Errorf("the certificate of record %s does not say that it is %s's", record.Short(), whose),
 			"only the registry says so: if that is enough, write with --record %s", record)
@@ -145,9 +172,9 @@ func (s source) published(ctx context.Context, realm identity.Realm, roots *devi
 	return c, &record, err
 }
 
-// choose takes the one certificate for key agreement among those of a record.
-// The record vouches for those that were made in advance and name none.
-func choose(all [][]byte, roots *devicecert.Roots, record identity.RecordID) (devicecert.Certificate, error) {
+// choose takes the one certificate for key agreement among those of a record, all
+// of which must be the device CA's and the device's, as own says.
+func choose(all [][]byte, roots *devicecert.Roots, record identity.RecordID, own func(devicecert.Certificate) error) (devicecert.Certificate, error) {
 	var found []devicecert.Certificate
 	for i, der := range all {
 		if x, err := x509.ParseCertificate(der); err == nil && x.IsCA {
@@ -159,6 +186,10 @@ func choose(all [][]byte, roots *devicecert.Roots, record identity.RecordID) (de
 		}
 		if c.Record != nil && *c.Record != record {
 			return devicecert.Certificate{}, fmt.Errorf("record %s, X.509 certificate %d of %d: it is of record %s", record.Short(), i+1, len(all), c.Record.Short())
+		}
+		if err := own(c); err != nil {
+			return devicecert.Certificate{}, console.Hint(fmt.Errorf("record %s, X.509 certificate %d of %d: %w", record.Short(), i+1, len(all), err),
+				"ask another mirror, and tell the maker: somebody put another device's certificate there")
 		}
 		if c.Algorithm == keypackage.ECDH {
 			found = append(found, c)

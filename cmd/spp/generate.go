@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
@@ -81,11 +82,8 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 				Order: func(ctx context.Context, n int, first, last identity.Identity) error {
 					return s.records.OrderKeys(ctx, records.ActGenerateKeys, c.Line, records.Order{Operator: c.Operator, Reason: fmt.Sprintf("%d keys in advance, %s to %s", n, first, last)})
 				},
-				License: func(ctx context.Context, n int, first, last identity.Identity) error {
-					return s.records.License(ctx, audit.Event{
-						Kind: audit.Certify, Key: label, Actor: "operator " + c.Operator,
-						Note: fmt.Sprintf("%d certificates made in advance for line %s, %s to %s", n, c.Line, first, last),
-					})
+				License: func(ctx context.Context, serials []*big.Int, first, last identity.Identity) error {
+					return s.licenseCertificates(ctx, label, serials, fmt.Sprintf("made in advance for line %s, %s to %s", c.Line, first, last), c.Operator)
 				},
 			}
 			made, added, err := a.Run(ctx, c.Count)
@@ -100,6 +98,17 @@ func (c *poolGenerateCmd) Run(ctx context.Context, out console.IO) error {
 			return c.Print(out.Out, result)
 		})
 	})
+}
+
+// licenseCertificates commits the audit entries for certificates with these serial numbers, by the device CA whose key's label is given. A crash in
+// between leaves licences that nobody used.
+func (s stores) licenseCertificates(ctx context.Context, label string, serials []*big.Int, about, operator string) error {
+	for _, e := range audit.Certifications(label, serials, about, "operator "+operator) {
+		if err := s.records.License(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // generateWorkers is how many keys are made at once: an HSM behind a network answers several calls in the time of one.

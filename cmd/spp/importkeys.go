@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 
-	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/hsm/transport"
@@ -144,23 +145,28 @@ func (c *poolImportKeysCmd) missing(ctx context.Context, s stores, lines []keyLi
 	return left, nil
 }
 
-// take imports a few keys, the audit entry for their certificates first. A crash leaves whole pages.
+// take imports a few keys, the audit entries for their certificates first. A crash leaves whole pages.
 func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.Advance, keys *maker.Keys, label string, page []keyLine) (int64, error) {
-	certificates := 0
+	var serials, licensed []*big.Int // of each key, nil where it gets no certificate
 	for _, l := range page {
+		var serial *big.Int
 		if l.entry.Certificate {
-			certificates++
+			var err error
+			if serial, err = devicecert.NewSerial(); err != nil {
+				return 0, err
+			}
+			licensed = append(licensed, serial)
 		}
+		serials = append(serials, serial)
 	}
-	if certificates > 0 {
-		e := audit.Event{Kind: audit.Certify, Key: label, Actor: "operator " + c.Operator,
-			Note: fmt.Sprintf("%d certificates for imported keys of line %s, %s to %s", certificates, c.Line, page[0].id, page[len(page)-1].id)}
-		if err := s.records.License(ctx, e); err != nil {
+	if len(licensed) > 0 {
+		about := fmt.Sprintf("for imported keys of line %s, %s to %s", c.Line, page[0].id, page[len(page)-1].id)
+		if err := s.licenseCertificates(ctx, label, licensed, about, c.Operator); err != nil {
 			return 0, err
 		}
 	}
 	var all []pool.Key
-	for _, l := range page {
+	for i, l := range page {
 		key, err := keys.Import(ctx, l.entry.Algorithm, l.public, deviceKeyLabel(l.id, l.entry.Name), l.blob)
 		switch {
 		case errors.Is(err, transport.ErrOther), hsm.Classify(err) == hsm.DataFault:
@@ -169,7 +175,7 @@ func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.A
 		case err != nil:
 			return 0, err
 		}
-		sealed, err := a.Seal(ctx, l.batch, l.id, l.entry, key)
+		sealed, err := a.Seal(ctx, l.batch, l.id, l.entry, key, serials[i])
 		if err != nil {
 			return 0, err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/records"
+	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/registry/registrytest"
 )
 
@@ -26,14 +27,21 @@ import (
 //	chip NAME                    a chip on a delivery list; its record id is $NAME
 //	device NAME STATE            a device of it in a state
 //	device NAME STATE GENERATION its next generation, in a state
+//	published NAME               a device, published, of a line that publishes certificates
 //	setaside NAME GENERATION [TYPE] the registry refused an entry
 //	noticed NAME GENERATION      the registry has acknowledged a scrap entry
 //	incident NAME KIND           one incident
 //	wrapkeys FILE ID,ENTRY...     symmetric keys from outside, wrapped to the SPP's HSM
-//	audited TEXT                 the audit log has exactly one entry with this actor and note
+//	audited TEXT                 the audit log has exactly one entry with this actor and note, serial numbers counted
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
-	"chip":     func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).chip(args[0]) },
-	"device":   func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).device(args) },
+	"chip":   func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).chip(args[0]) },
+	"device": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).device(args) },
+	"published": func(ts *testscript.TestScript, _ bool, args []string) {
+		s := stage(ts)
+		s.certificates = []byte("certificates entry")
+		s.device([]string{args[0], string(records.Published)})
+		s.certificates = nil
+	},
 	"setaside": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).setAside(args) },
 	"noticed":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).noticed(args) },
 	"incident": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).incident(args) },
@@ -63,6 +71,8 @@ type scene struct {
 	chips   map[string]identity.ChipID
 	pool    *pool.Store
 	records *records.Store
+	// certificates is the certificates entry of the device that is made now; empty: none.
+	certificates []byte
 }
 
 // stage gives a script's stage; the first command comes after spp migrate.
@@ -131,7 +141,7 @@ func (s onStage) device(args []string) {
 			return err
 		}},
 		{records.Restored, func() error {
-			err := s.records.Restored(ctx, d.Record, d.Generation, make([]byte, 32), text("entry"), nil)
+			err := s.records.Restored(ctx, d.Record, d.Generation, make([]byte, 32), text("entry"), s.certificates)
 			return err
 		}},
 		{records.Published, func() error {
@@ -164,7 +174,9 @@ func (s onStage) generation(text string) identity.Generation {
 func (s onStage) setAside(args []string) {
 	typ := uint8(0)
 	if len(args) > 2 {
-		typ = 3
+		t, err := registry.ParseEntryType(args[2])
+		s.Check(err)
+		typ = uint8(t)
 	}
 	s.Check(s.records.SetAside(context.Background(), s.chips[args[0]].RecordID(), s.generation(args[1]), typ, "the registry refused it"))
 }
@@ -183,7 +195,11 @@ func (s onStage) incident(args []string) {
 func (s onStage) audited(neg bool, args []string) {
 	text, n := strings.Join(args, " "), 0
 	_, err := audit.New(s.place.records.As("auditor"), identity.Development).Verify(context.Background(), audit.Head{}, nil, func(e audit.Entry) error {
-		line := fmt.Sprintf("%s, %s: %s", e.Kind, e.Actor, e.Note)
+		note := e.Note
+		if serials := e.Serials(); len(serials) > 0 {
+			note = strings.Replace(note, strings.Join(serials, " "), fmt.Sprintf("of %d serial numbers", len(serials)), 1)
+		}
+		line := fmt.Sprintf("%s, %s: %s", e.Kind, e.Actor, note)
 		if found, err := regexp.MatchString("^"+text+"$", line); line == text || err == nil && found {
 			n++
 		}

@@ -85,7 +85,7 @@ type outboxRetryCmd struct {
 	orderFlags
 	deviceArg
 	Generation identity.Generation `arg:"" name:"generation" help:"The entry's generation, as spp outbox list shows it."`
-	Type       string              `name:"type" enum:"device,scrap,erase" default:"device" placeholder:"TYPE" help:"Which entry of that generation: device, scrap or erase (default device)."`
+	Type       string              `name:"type" enum:"device,scrap,erase,certificates" default:"device" placeholder:"TYPE" help:"Which entry of that generation: device, scrap, erase or certificates (default device)."`
 }
 
 func (*outboxRetryCmd) Help() string {

@@ -1,7 +1,7 @@
 // Package issued tells the device service what was issued: which identity belongs to which record, in what generation,
 // and whether that is in the field. It reads the manufacturer's database `records` through a view of its own, as a role
-// that may read that view and the keys wrapped to the service's HSM, and nothing else: no chip ID, no certificate, no
-// secret, no audit log.
+// that may read that view and the keys wrapped to the service's HSM, and nothing else: no chip ID, of certificates the
+// hashes alone, no secret, no audit log.
 //
 // # Two layers
 //
@@ -15,8 +15,9 @@
 //
 // Who reads as this role learns which identity has which record id, product line and state: as much as a device says of
 // itself in clear, for all of them, but no key: wrapped keys open only in the service's HSM. Who writes the table of
-// devices can have a quarantined one admitted; the key is still bound to identity, record and generation, so no device
-// becomes another.
+// devices can have a quarantined one admitted. A symmetric key is still bound to identity, record and generation, so no
+// device becomes another; with key pairs one does whose certificate he writes there, names no other device and stands in
+// the registry under the record too.
 package issued
 
 import (
@@ -41,7 +42,7 @@ var (
 )
 
 // SchemaVersion is the version of the schema of `records` that this package reads.
-const SchemaVersion = 5
+const SchemaVersion = 8
 
 // DefaultRole is the role that the schema grants its rights to where it exists.
 const DefaultRole = "service"
@@ -61,6 +62,9 @@ type Device struct {
 	State      string // as in package records: "published", "quarantined", …
 	Active     bool   // in the field: published or shipped
 	Published  time.Time
+	// Certificates are those of its keys, by their hashes. One that was made in advance names no record: here it is
+	// tied to it.
+	Certificates Certificates
 }
 
 // Store reads what was issued. It is safe for concurrent use.
@@ -96,7 +100,7 @@ func Grant(ctx context.Context, db *sql.DB, role string) error {
 	return nil
 }
 
-const columns = `select identity_type, identity_value, record_id, generation, realm, line, kdf, master_version, state, active, published from issued `
+const columns = `select identity_type, identity_value, record_id, generation, realm, line, kdf, master_version, state, active, published, certificates from issued `
 
 // newest puts what is in the field first, then what was last.
 const newest = ` order by active desc, published desc nulls last, generation desc limit 1`
@@ -130,8 +134,9 @@ func (s *Store) device(ctx context.Context, query string, args ...any) (Device, 
 			value     string
 			record    []byte
 			published sql.NullTime
+			hashes    []byte
 		)
-		err := s.prepared.Row(ctx, query, args, &kind, &value, &record, &d.Generation, &d.Realm, &d.Line, &d.KDF, &d.Master, &d.State, &d.Active, &published)
+		err := s.prepared.Row(ctx, query, args, &kind, &value, &record, &d.Generation, &d.Realm, &d.Line, &d.KDF, &d.Master, &d.State, &d.Active, &published, &hashes)
 		if errors.Is(err, sql.ErrNoRows) {
 			return Device{}, ErrNotIssued
 		}
@@ -145,6 +150,9 @@ func (s *Store) device(ctx context.Context, query string, args ...any) (Device, 
 			return Device{}, fmt.Errorf("its record id has %d bytes", len(record))
 		}
 		copy(d.Record[:], record)
+		if d.Certificates, err = parseCertificates(hashes); err != nil {
+			return Device{}, err
+		}
 		d.Published = published.Time
 		return d, nil
 	})

@@ -24,26 +24,15 @@ import (
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
 // Limits of a blob, in bytes.
 const (
-	MaxLabel = 128
-	MaxBlob  = 1024
+	MaxLabel = keypackage.MaxTransportLabel
+	MaxBlob  = keypackage.MaxTransportBlob
 )
-
-const version = 1
-
-type wire struct {
-	_         struct{} `cbor:",toarray"`
-	Version   uint
-	Realm     identity.Realm
-	Recipient []byte
-	Point     []byte
-	Label     string
-	Wrapped   []byte
-}
 
 // ErrOther says that a blob isn't meant for this transport key, realm or label.
 var ErrOther = errors.New("the blob is meant for something else")
@@ -63,7 +52,7 @@ func kekContext(realm identity.Realm, recipient, point []byte, label string) []b
 // Wrap wraps key, a session object that may leave tok, to a transport key. The fresh pair
 // and what is derived are session objects, and gone when Wrap returns.
 func Wrap(ctx context.Context, tok *hsm.Token, realm identity.Realm, to statement.PublicKey, label string, key *hsm.Key) (_ []byte, err error) {
-	if err := checkLabel(label); err != nil {
+	if err := keypackage.CheckTransportLabel(label); err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
 	}
 	var made []*hsm.Key
@@ -97,7 +86,7 @@ func Wrap(ctx context.Context, tok *hsm.Token, realm identity.Realm, to statemen
 // WrapSoftware wraps a key that lies in this process's memory: 32 bytes of a symmetric key,
 // or a P-256 private key as PKCS #8. It's for senders without an HSM.
 func WrapSoftware(realm identity.Realm, to statement.PublicKey, label string, key []byte) ([]byte, error) {
-	if err := checkLabel(label); err != nil {
+	if err := keypackage.CheckTransportLabel(label); err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
 	}
 	point, err := ecdh.P256().NewPublicKey(to.Point())
@@ -132,47 +121,24 @@ func WrapSoftware(realm identity.Realm, to statement.PublicKey, label string, ke
 }
 
 func encode(realm identity.Realm, to statement.PublicKey, e []byte, label string, wrapped []byte) []byte {
-	id := sha256.Sum256(to.Point())
-	return detcbor.Must(wire{Version: version, Realm: realm, Recipient: id[:], Point: e, Label: label, Wrapped: wrapped})
-}
-
-func checkLabel(label string) error {
-	if label == "" || len(label) > MaxLabel {
-		return fmt.Errorf("a label of %d bytes: 1 to %d are allowed", len(label), MaxLabel)
-	}
-	return nil
+	return keypackage.TransportBlob{Realm: realm, Recipient: sha256.Sum256(to.Point()), Point: e, Label: label, Wrapped: wrapped}.Encode()
 }
 
 // ReadLabel gives what a blob says it holds. Nothing in it is proven.
 func ReadLabel(blob []byte) (string, error) {
-	w, err := parse(blob)
+	w, err := keypackage.ParseTransportBlob(blob)
 	return w.Label, err
-}
-
-func parse(blob []byte) (wire, error) {
-	var w wire
-	if err := detcbor.Unmarshal(blob, &w, MaxBlob); err != nil {
-		return w, fmt.Errorf("read what was sent: %w", err)
-	}
-	if w.Version != version || len(w.Recipient) != sha256.Size || len(w.Wrapped)%8 != 0 || len(w.Wrapped) < 24 {
-		return w, fmt.Errorf("read what was sent: version %d for a recipient of %d bytes with %d wrapped ones is not known", w.Version, len(w.Recipient), len(w.Wrapped))
-	}
-	if _, err := statement.ParsePoint(w.Point); err != nil {
-		return w, fmt.Errorf("read what was sent: %w", err)
-	}
-	return w, checkLabel(w.Label)
 }
 
 // Unwrap unwraps what was sent to own, a token's transport key, under label, as a key of s.
 // ErrOther: it was sent to another key, for another realm or under another label; hsm.ErrData:
 // it was changed.
 func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Realm, label string, blob []byte, s hsm.Spec) (_ *hsm.Key, err error) {
-	w, err := parse(blob)
+	w, err := keypackage.ParseTransportBlob(blob)
 	if err != nil {
 		return nil, err
 	}
-	id := sha256.Sum256(own.Public())
-	if w.Realm != realm || string(w.Recipient) != string(id[:]) || w.Label != label {
+	if w.Realm != realm || w.Recipient != sha256.Sum256(own.Public()) || w.Label != label {
 		return nil, fmt.Errorf("unwrap what was sent as %q in realm %s: %w", w.Label, w.Realm, ErrOther)
 	}
 	var made []*hsm.Key

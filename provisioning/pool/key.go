@@ -70,6 +70,46 @@ func (s *Store) EntriesWithKeys(ctx context.Context, ids []identity.Identity) (m
 	return found, nil
 }
 
+// EachKey calls fn with every key that waits, by identity and entry; fn may query. An
+// error of fn ends it.
+func (s *Store) EachKey(ctx context.Context, fn func(Key) error) error {
+	const query = `select type, value, entry, sealed from waiting_key where (type, value, entry) > ($1, $2, $3) order by type, value, entry limit $4`
+	var last struct {
+		kind         int64
+		value, entry string
+	}
+	for {
+		var part []Key
+		err := s.each(ctx, func(scan func(...any) error) error {
+			var k Key
+			var value string
+			err := scan(&last.kind, &value, &k.Entry, &k.Sealed)
+			if err != nil {
+				return err
+			}
+			last.value, last.entry = value, k.Entry
+			k.Identity, err = identity.FromValue(identity.Type(last.kind), value)
+			part = append(part, k)
+			return err
+		}, query, last.kind, last.value, last.entry, keyPage)
+		if err != nil {
+			return fmt.Errorf("read the keys that wait: %w", err)
+		}
+		for _, k := range part {
+			if err := fn(k); err != nil {
+				return err
+			}
+		}
+		if len(part) < keyPage {
+			return nil
+		}
+	}
+}
+
+// keyPage is how many rows one query of EachKey reads: two megabytes at most, as the
+// table allows 8192 bytes a key.
+const keyPage = 256
+
 // Keyless is an identity that waits, free or reserved, without all its keys.
 type Keyless struct {
 	Identity identity.Identity

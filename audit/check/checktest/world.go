@@ -50,7 +50,8 @@ type World struct {
 	Registry *storetest.Database
 	Maker    Maker
 
-	entries int64 // in the registry
+	pairs   *pairs // of the device that is made now; nil: it has none
+	entries int64  // in the registry
 	writer  *store.Writer
 	reader  *store.Reader
 }
@@ -319,7 +320,9 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 		w.Must(err)
 		d.Identity, d.Batch = r.Identity, r.Batch
 	}
-	w.Must(s.Reserve(ctx, d, audit.Event{Kind: audit.Assemble, Key: "dev-purpose-channel-1", Record: d.Record, Generation: g, Actor: "line-1"}))
+	licence := audit.Event{Kind: audit.Assemble, Key: "dev-purpose-channel-1", Record: d.Record, Generation: g, Actor: "line-1"}
+	w.certify(&d, &licence)
+	w.Must(s.Reserve(ctx, d, licence))
 	if to == records.Reserved {
 		return d
 	}
@@ -339,16 +342,21 @@ func (w *World) Device(n int, g identity.Generation, to records.State) records.D
 	if g > 1 {
 		e.Type = registry.Supersede
 	}
-	e, err = registry.Seal(rand.Reader, chip, e, registry.Record{Certificate: d.Certificate, Backup: d.Backup})
+	e, err = registry.Seal(rand.Reader, chip, e, registry.Record{Certificate: d.Certificate, Backup: d.Backup, X509: d.X509})
 	w.Must(err)
 	d.Entry, err = e.Encode()
 	w.Must(err)
-	err = s.Restored(ctx, d.Record, g, w.mac(d, keypackage.RestoredMessage(sha256.Sum256(d.Claims), backup, sha256.Sum256(d.Hello))), d.Entry, nil)
+	err = s.Restored(ctx, d.Record, g, w.mac(d, keypackage.RestoredMessage(sha256.Sum256(d.Claims), backup, sha256.Sum256(d.Hello))), d.Entry, w.public(d))
 	w.Must(err)
 	if to == records.Restored {
 		return d
 	}
 	w.Must(s.Published(ctx, d.Record, g, w.append(e)))
+	if public := w.public(d); public != nil {
+		e, err := registry.ParseEntry(public)
+		w.Must(err)
+		w.Must(s.Noticed(ctx, d.Record, g, uint8(e.Type), w.append(e)))
+	}
 	if pooled {
 		w.Must(w.Pool.Store.Use(ctx, d.Identity))
 	}
@@ -368,6 +376,13 @@ func (w *World) fill(d *records.Device) {
 		{Kind: keypackage.Communication, Key: channelKey, Algorithm: keypackage.HMACSHA256, Vouch: w.mac(*d, keypackage.CheckMessage(m, channelKey))},
 		{Kind: keypackage.SIMLock, Key: keypackage.KeyID{Name: "sim-lock"}, Vouch: secret[:]},
 	}
+	wrapped := [][]byte{random(40)}
+	if w.pairs != nil {
+		m.Entries = append(m.Entries, w.pairs.entries...)
+		for range w.pairs.entries {
+			wrapped = append(wrapped, random(80))
+		}
+	}
 	var err error
 	d.Manifest, err = m.Encode()
 	w.Must(err)
@@ -380,7 +395,7 @@ func (w *World) fill(d *records.Device) {
 	w.Must(err)
 	point, secrets := w.point(), sealed(48)
 	d.Point = point.Point()
-	d.Package, err = keypackage.DataPackage{Point: point, Certificate: d.Certificate, Manifest: d.Manifest, Wrapped: [][]byte{random(40)}, Secrets: &secrets}.Encode()
+	d.Package, err = keypackage.DataPackage{Point: point, Certificate: d.Certificate, Manifest: d.Manifest, Wrapped: wrapped, Secrets: &secrets}.Encode()
 	w.Must(err)
 	d.Backup, err = keypackage.Backup{Manifest: d.Manifest, Sealed: sealed(120)}.Encode()
 	w.Must(err)

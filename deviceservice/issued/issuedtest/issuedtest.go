@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/deviceservice/issued"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/pool/pooltest"
@@ -117,6 +118,19 @@ func (r *Records) Swap(n, chip int) {
 	d := Device(r.t, chip, 1, records.Shipped)
 	d.Identity = IMEI(r.t, n)
 	r.put(d, chip, records.Shipped)
+}
+
+// Certify gives generation g of device n certificates, in DER, and gives the device as the store finds it then.
+func (r *Records) Certify(n int, g identity.Generation, state records.State, all ...[]byte) issued.Device {
+	r.t.Helper()
+	encoded, err := detcbor.Marshal(all)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	d := Device(r.t, n, g, state)
+	r.Exec(`update device set x509 = $3 where record_id = $1 and generation = $2`, d.Record[:], int64(g), encoded)
+	d.Certificates = issued.CertificatesOf(all...)
+	return d
 }
 
 // Key writes a wrapped key.

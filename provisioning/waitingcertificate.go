@@ -1,0 +1,70 @@
+package provisioning
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/provisioning/profile"
+)
+
+// checkWaited looks into the certificates that came with an identity's keys, before
+// the device is bound to it: refused here, the identity is still the pool's.
+func (b *beginning) checkWaited(id identity.Identity, waited sealedByEntry) error {
+	for _, e := range b.profile.Entries {
+		if _, ok := waited[e.Name]; !ok || !e.Certificate {
+			continue
+		}
+		w, err := b.waitingKey(e.Name)
+		if err != nil {
+			return err
+		}
+		if err := b.checkWaitingCertificate(id, e, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkWaitingCertificate says whether the certificate that waits with a key, if
+// there is one, is what the profile as it is now would have made in advance: of this
+// key, for this use, of this product line, with the identity where the profile says
+// so and without it where not. A profile may have changed since, and what a device
+// once has is published for good. The device CA's signature is not asked for: the
+// CA may have changed, and the seal says that the certificate is what was put there.
+func (b *beginning) checkWaitingCertificate(id identity.Identity, e profile.Entry, w keypackage.WaitingKey) error {
+	if len(w.X509) == 0 {
+		return nil
+	}
+	c, err := devicecert.Unverified(w.X509, b.realm)
+	if err == nil {
+		err = wouldMake(b.profile, id, e, w, c)
+	}
+	if err != nil {
+		return refuse(CodeProfile, "bring the profile back to what it was when the key was made; or burn the identity, spp pool burn, and import others, whose keys are made anew",
+			"the certificate that waits with %s, entry %q, is not what the profile of product line %q says: %v", id, e.Name, b.profile.Name, err)
+	}
+	return nil
+}
+
+func wouldMake(p profile.Profile, id identity.Identity, e profile.Entry, w keypackage.WaitingKey, c devicecert.Unchecked) error {
+	switch {
+	case w.Algorithm != e.Algorithm || c.Algorithm != e.Algorithm:
+		return fmt.Errorf("key and certificate are for %s and %s, the entry is %s", w.Algorithm, c.Algorithm, e.Algorithm)
+	case !bytes.Equal(c.Public.Point(), w.Public):
+		return fmt.Errorf("it is of another key")
+	case c.Record != nil:
+		return fmt.Errorf("it names record %s, and was made in advance", c.Record.Short())
+	case c.ProductLine != p.Name:
+		return fmt.Errorf("it names product line %q", c.ProductLine)
+	case c.Identity == nil && p.IdentityInCertificates:
+		return fmt.Errorf("it names no identity")
+	case c.Identity != nil && !p.IdentityInCertificates:
+		return fmt.Errorf("it names the identity, which certificates of this line don't")
+	case c.Identity != nil && c.Identity.URN() != id.URN():
+		return fmt.Errorf("it names %s", c.Identity)
+	}
+	return nil
+}
