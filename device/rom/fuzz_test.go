@@ -13,6 +13,7 @@ import (
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/identity/identitytest"
 	"github.com/devicekeys/devicekeys/statement"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // FuzzROM gives C and Go the same certificate, or the same claims with a good
@@ -106,10 +107,10 @@ func TestFuzzLibFuzzer(t *testing.T) {
 	t.Parallel()
 	clang, err := exec.LookPath("clang")
 	if err != nil {
-		t.Skip("clang is not installed (Debian: clang and libclang-rt-dev); TestFuzzStandalone runs the same target")
+		untested.Skip(t, "the C verifier under libFuzzer: install clang and libclang-rt-dev, as deploy/setup does in CI; TestFuzzStandalone runs the same target")
 	}
 	if err := try([]string{clang}, "clang", "", sanitizers...); err != nil {
-		t.Skipf("clang lacks its sanitizers (Debian: libclang-rt-dev): %v", err)
+		untested.Skip(t, "the C verifier under libFuzzer: clang lacks its sanitizers, install libclang-rt-dev: %v", err)
 	}
 	folder, _ := seeds(t)
 	bin := filepath.Join(t.TempDir(), "fuzz")
