@@ -250,7 +250,7 @@ func TestGrown(t *testing.T) {
 // Sockets are counted by themselves, beside other descriptors.
 func TestSockets(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
-		untested.Except(t, "a process's memory: there is no /proc")
+		untested.Except(t, "a process's sockets: there is no /proc")
 	}
 	before, err := sockets(os.Getpid())
 	if err != nil {
