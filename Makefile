@@ -45,8 +45,10 @@ build: setup ## Build every program into bin/
 	@$(if $(pure_go),CGO_ENABLED=0 go build -o bin/ $(addprefix ./,$(pure_go)))
 	@$(if $(programs),go build -o bin/ $(addprefix ./,$(programs)))
 
-test: setup ## Run every test, with the race detector, on real SoftHSM and Postgres
-	go test -race -timeout $(TEST_TIMEOUT) ./...
+test: setup ## Run every test, with the race detector, on real SoftHSM and Postgres; say at the end what was not tested
+	@mkdir -p bin
+	@go build -o bin/ ./cmd/internal/gotest
+	@bin/gotest -race -timeout $(TEST_TIMEOUT) ./...
 
 fuzz: setup ## Run every fuzz target for a while (FUZZTIME=10m for each, FUZZ=regexp for some, JOBS=2 at a time)
 	@mkdir -p bin

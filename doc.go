@@ -31,6 +31,7 @@
 // # Around them
 //
 //   - database: how Postgres is opened and migrated
+//   - untested: how a test says what it could not do
 //   - cmd: one folder per program; programs parse and wire, nothing imports them
 //   - deploy: units, monitoring, the private Postgres of demo and tests
 //

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
 	"unicode"
 	"unicode/utf8"
@@ -91,6 +92,9 @@ func ParseEvent(b []byte) (Event, error) {
 	var w eventWire
 	if err := detcbor.Unmarshal(b, &w, maxBody); err != nil {
 		return Event{}, fmt.Errorf("read audit event: %w", err)
+	}
+	if w.Record == nil { // null would be written back as an empty string
+		return Event{}, errors.New("read audit event: null in place of the record id: an empty byte string says that there is none")
 	}
 	e := Event{Kind: w.Kind, Key: w.Key, Generation: w.Generation, Actor: w.Actor, Note: w.Note}
 	switch {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/flynn/noise"
 )
@@ -38,3 +39,21 @@ func FirstMessage(prologue, public []byte) ([]byte, error) {
 
 // Source takes a handshake of an address into account.
 func (l *Limiter) Source(a netip.Addr) error { return l.source(a) }
+
+// Regreet reads a greeting and writes what it read.
+func Regreet(b []byte) ([]byte, error) {
+	g, err := parseGreeting(b)
+	if err != nil {
+		return nil, err
+	}
+	return g.encode(), nil
+}
+
+// NewGreeting writes a greeting.
+func NewGreeting(at time.Time) []byte { return newGreeting(at).encode() }
+
+// ServiceProof is what the service's MAC in SuiteTLS is made over.
+func ServiceProof(hello, exporter []byte) []byte { return proofMessage(labelService, hello, exporter) }
+
+// Exported gives the exporter of a TLS connection.
+var Exported = exported

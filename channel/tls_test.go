@@ -24,6 +24,7 @@ import (
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/softhsm"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 func serverTLS(c tls.Certificate, devices *authority) *tls.Config {
@@ -141,7 +142,7 @@ func openssl(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("LEFT OUT: openssl is not installed")
+		untested.Skip(t, "the channel against openssl: it is not installed")
 	}
 	return path
 }

@@ -16,14 +16,16 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/devicekeys/devicekeys/untested"
 )
 
-// need finds a program that a bare machine lacks; the test is then skipped and says so.
+// need finds a program that a bare machine lacks; the test is then skipped and says so, in CI too: deploy/setup installs none of these.
 func need(t *testing.T, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
-		t.Skipf("NOT CHECKED: %s is not installed here", program)
+		untested.Except(t, "what %s says of deploy: it is not installed", program)
 	}
 	return path
 }
@@ -49,6 +51,55 @@ func TestSetupQuiet(t *testing.T) {
 	t.Parallel()
 	if out, code := run(t, nil, "./setup"); out != "" || code != 0 {
 		t.Errorf("exit code %d, and it says:\n%s", code, out)
+	}
+}
+
+// With CI set, what is only good to have must be installed; without it, setup goes on and says what will skip.
+func TestSetupInCI(t *testing.T) {
+	t.Parallel()
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A Debian that has what is needed, and nothing else; its apt-get finds nothing.
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"apt-get": "exit 100", "id": "echo 0", "env": `while [ "${1#*=}" != "$1" ]; do shift; done; "$@"`,
+		"go": "echo cc", "cc": "exit 0", "softhsm2-util": "exit 0", "initdb": "exit 0", "openssl": "exit 0", "dirname": "echo deploy", "python3": "exit 1", "curl": "exit 0",
+		"tr": `read -r s; case $s in TRUE) echo true;; FALSE) echo false;; *) echo "$s";; esac`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!"+sh+"\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile("setup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The system's own programs stay out of it.
+	edited := strings.NewReplacer("PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin\n", "", "python3 /usr/bin/python3", "python3", "/usr/lib/", "/nowhere/").Replace(string(text))
+	setup := filepath.Join(t.TempDir(), "setup")
+	if err := os.WriteFile(setup, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for ci, want := range map[string]struct {
+		code int
+		says []string
+	}{
+		"":      {0, []string{"good to have: python3-cbor2 python3-cryptography opensc:", "they are left out"}},
+		"FALSE": {0, []string{"they are left out"}},
+		"true":  {1, []string{"good to have: python3-cbor2 python3-cryptography opensc clang libclang-rt-dev libnss3:", "with CI=true nothing may be left out; as root, run:"}},
+		"yes":   {1, []string{"with CI=yes nothing may be left out"}},
+	} {
+		out, code := run(t, append(os.Environ(), "PATH="+dir, "CI="+ci), sh, setup)
+		if code != want.code {
+			t.Errorf("CI=%s: exit code %d, want %d:\n%s", ci, code, want.code, out)
+		}
+		for _, s := range want.says {
+			if !strings.Contains(out, s) {
+				t.Errorf("CI=%s: no word of %q in\n%s", ci, s, out)
+			}
+		}
 	}
 }
 
@@ -153,7 +204,7 @@ func TestUnitsExposure(t *testing.T) {
 			out, _ := run(t, nil, analyze, "--no-pager", "security", "--offline=true", writeUnit(t, name, same))
 			m := score.FindStringSubmatch(out)
 			if m == nil {
-				t.Skipf("NOT CHECKED: this systemd-analyze gives no score offline:\n%s", out)
+				untested.Except(t, "the units' exposure: this systemd-analyze gives no score offline: %s", out)
 			}
 			if have, err := strconv.ParseFloat(m[1], 64); err != nil || have > most {
 				t.Errorf("exposure is %s, want %.1f at most", m[1], most)

@@ -20,6 +20,10 @@ type made struct {
 	Chip                                  string // the chip's file
 	Certificate, Backup, Package, Content []byte
 	Modules                               []byte
+
+	// Another device, locked, with the next package that it may take and the statement that says so.
+	LockedChip   string
+	Next, Unlock []byte
 }
 
 // sharedDevice names the file of the device that a fuzzer's processes share:
@@ -75,6 +79,20 @@ func build(f testing.TB, path string) made {
 	modules, err := image.Modules()
 	must(f, err)
 	m.Modules = append(m.Modules, modules...)
+
+	m.LockedChip = path + "-locked"
+	other, err := chip.NewSoftware(identity.Development, 16, m.LockedChip)
+	must(f, err)
+	must(f, other.WriteROMKey(f.Context(), spp.ROMKey()))
+	must(f, other.RaiseFloor(f.Context(), 1))
+	must(f, other.Lock(f.Context()))
+	d, err = device.Open(f.Context(), device.Config{Chip: other, Flash: flash.NewMemory()})
+	must(f, err)
+	m1, err = d.Hello(f.Context(), keypackage.SuiteUnattested)
+	must(f, err)
+	m.Next = spp.Assemble(f, m1, chiptest.Order{Items: chiptest.Everything(), Generation: 2}).Package
+	m.Unlock, err = identity.SignUnlock(f.Context(), spp, identity.Unlock{Realm: identity.Development, Record: other.ID().RecordID(), Next: 2})
+	must(f, err)
 	return m
 }
 
@@ -106,17 +124,51 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
-// FuzzAccept gives a device any package: it answers no hello, so all are refused.
+// FuzzAccept gives any package, and any unlock statement, to a device that waits for a package and to one that is locked and waits. None
+// answers the hello that the device said, so none is accepted; the locked one gets as far as to see that only with its own statement.
 func FuzzAccept(f *testing.F) {
 	d, _, m := shared(f)
-	f.Add(m.Package, []byte(nil))
-	f.Add(m.Package[:100], m.Certificate)
-	f.Add(changed(m.Package, 30), []byte(nil))
-	f.Add(m.Backup, []byte(nil))
-	f.Fuzz(func(t *testing.T, pkg, unlock []byte) {
+	c, err := chip.OpenSoftware(m.LockedChip)
+	must(f, err)
+	locked, err := device.Open(f.Context(), device.Config{Chip: c, Flash: flash.NewMemory()})
+	must(f, err)
+	for _, isLocked := range []bool{false, true} {
+		f.Add(isLocked, m.Package, []byte(nil))
+		f.Add(isLocked, m.Package[:100], m.Certificate)
+		f.Add(isLocked, changed(m.Package, 30), []byte(nil))
+		f.Add(isLocked, m.Backup, []byte(nil))
+		f.Add(isLocked, m.Next, m.Unlock)
+		f.Add(isLocked, m.Next, changed(m.Unlock, len(m.Unlock)-1))
+		f.Add(isLocked, m.Next, m.Unlock[:20])
+		f.Add(isLocked, m.Next, []byte(nil))
+		f.Add(isLocked, changed(m.Next, len(m.Next)-1), m.Unlock)
+	}
+	waiting := map[*device.Device]bool{}
+	f.Fuzz(func(t *testing.T, isLocked bool, pkg, unlock []byte) {
+		to := d
+		if isLocked {
+			to = locked
+		}
+		if !waiting[to] {
+			_, err := to.Hello(t.Context(), keypackage.SuiteUnattested)
+			must(t, err)
+			waiting[to] = true
+		}
 		var r *device.Refusal
-		if _, err := d.Accept(t.Context(), pkg, unlock); !errors.As(err, &r) {
-			t.Errorf("accepted: %v", err)
+		if _, err := to.Accept(t.Context(), pkg, unlock); !errors.As(err, &r) {
+			t.Fatalf("accepted: %v", err)
+		}
+		// What fails in the transfer has used the hello up.
+		deep := r.Reason == device.ReasonEntry
+		waiting[to] = !deep
+		if own := string(unlock) == string(m.Unlock); isLocked && string(pkg) == string(m.Next) && own != deep {
+			t.Errorf("its own unlock statement: %t, and refused for %s", own, r.Reason)
+		}
+		if isLocked && len(unlock) == 0 && deep {
+			t.Error("a locked device tried a package without a statement")
+		}
+		if string(pkg) == string(m.Package) && !isLocked && !deep {
+			t.Errorf("the package of another hello is refused for %s before the transfer", r.Reason)
 		}
 	})
 }

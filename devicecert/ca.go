@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -130,21 +129,14 @@ func ParseRoots(realm identity.Realm, text []byte) (*Roots, error) {
 	if len(text) > maxRootsPEM {
 		return nil, fmt.Errorf("read device CAs: %d bytes: at most %d are read", len(text), maxRootsPEM)
 	}
-	var cas []*x509.Certificate
-	for len(text) > 0 {
-		block, rest := pem.Decode(text)
-		if block == nil || block.Type != "CERTIFICATE" {
-			return nil, errors.New("read device CAs: PEM blocks \"CERTIFICATE\" are expected, and nothing else")
-		}
-		ca, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("read device CAs: %w", err)
-		}
+	cas, err := ParsePEM(text)
+	if err != nil {
+		return nil, fmt.Errorf("read device CAs: %w", err)
+	}
+	for _, ca := range cas {
 		if _, ok := ca.PublicKey.(*ecdsa.PublicKey); !ok {
 			return nil, fmt.Errorf("read device CAs: %q has a %T, an EC P-256 key is expected", ca.Subject, ca.PublicKey)
 		}
-		cas = append(cas, ca)
-		text = rest
 	}
 	return NewRoots(realm, cas...)
 }

@@ -2,6 +2,7 @@ package devicecert_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"math/big"
@@ -74,6 +75,41 @@ func FuzzRoots(f *testing.F) {
 		roots, err := devicecert.ParseRoots(dev, text)
 		if err == nil && roots.Realm() != dev || err != nil && roots != nil {
 			t.Fatalf("%v, %v", roots, err)
+		}
+	})
+}
+
+// FuzzParsePEM: what reads as certificates, and nothing behind them, is written as the same certificates; what is cut or too
+// long is refused.
+func FuzzParsePEM(f *testing.F) {
+	one := pemOf(newCA(f, dev, "ca").cert)
+	f.Add(one)
+	f.Add(slices.Concat([]byte("Certificate:\n  words of openssl\n"), one, []byte("\n"), one, []byte(" \r\n")))
+	f.Add(slices.Concat(one, one[:len(one)-5]))
+	f.Add(slices.Concat(one, []byte("and more")))
+	f.Add(slices.Concat(one, public(f, "ca").PEM()))
+	f.Add(bytes.Repeat([]byte(" "), devicecert.MaxPEM+1))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		all, err := devicecert.ParsePEM(text)
+		if err != nil {
+			if all != nil {
+				t.Fatal("certificates beside an error")
+			}
+			return
+		}
+		if len(all) == 0 || len(text) > devicecert.MaxPEM {
+			t.Fatalf("%d certificates of %d bytes", len(all), len(text))
+		}
+		var again []byte
+		for _, c := range all {
+			again = append(again, pemOf(c)...)
+		}
+		same, err := devicecert.ParsePEM(again)
+		if err != nil || !slices.EqualFunc(all, same, func(a, b *x509.Certificate) bool { return a.Equal(b) }) {
+			t.Fatalf("%d certificates are written as %d: %v", len(all), len(same), err)
+		}
+		if _, err := devicecert.ParsePEM(append(bytes.TrimSpace(text), 'x')); err == nil {
+			t.Fatal("read with a letter behind them")
 		}
 	})
 }

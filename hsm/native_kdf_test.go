@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // softokens are where distributions put NSS's module.
@@ -30,18 +31,18 @@ func TestNativeKDF2OnNSS(t *testing.T) {
 		}
 	}
 	if path == "" {
-		t.Skip("NSS (package libnss3) isn't installed: KDF 2's native parameter is checked byte by byte only")
+		untested.Skip(t, "KDF 2's native parameter, but byte by byte: NSS is not installed, package libnss3")
 	}
 	ctx := pkcs11.New(path)
 	if ctx == nil {
-		t.Skip("NSS's module can't be loaded")
+		untested.Skip(t, "KDF 2's native parameter, but byte by byte: NSS's module %s can't be loaded", path)
 	}
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	args := []byte("configdir='' certPrefix='' keyPrefix='' secmod='' flags=noCertDB,noModDB\x00")
 	pin.Pin(&args[0])
 	if err := ctx.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&args[0]))); err != nil {
-		t.Skipf("NSS doesn't start without a database: %v", err)
+		untested.Skip(t, "KDF 2's native parameter, but byte by byte: NSS doesn't start without a database: %v", err)
 	}
 	defer ctx.Finalize()
 	slots, err := ctx.GetSlotList(true)

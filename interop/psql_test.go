@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/devicekeys/devicekeys/database"
+	"github.com/devicekeys/devicekeys/deviceservice/issued"
+	"github.com/devicekeys/devicekeys/deviceservice/issued/issuedtest"
 	"github.com/devicekeys/devicekeys/provisioning/pool/pooltest"
 	"github.com/devicekeys/devicekeys/provisioning/records/recordstest"
 	"github.com/devicekeys/devicekeys/registry/store/storetest"
@@ -35,7 +37,7 @@ func psql(t testing.TB, c database.Config, statement string) string {
 func TestPsqlIsRefused(t *testing.T) {
 	t.Parallel()
 	tool(t, "psql")
-	registry, pool, records := storetest.New(t), pooltest.New(t), recordstest.New(t)
+	registry, pool, records, service := storetest.New(t), pooltest.New(t), recordstest.New(t), issuedtest.New(t)
 	const (
 		entry = `insert into entry (seq, realm, type, record_id, generation, sealed, sealed_hash, leaf_hash)
 			values (0, 1, 1, decode(repeat('01', 32), 'hex'), 1, '\x00', decode(repeat('02', 32), 'hex'), decode(repeat('03', 32), 'hex'))`
@@ -83,6 +85,11 @@ func TestPsqlIsRefused(t *testing.T) {
 			[]string{log, `select * from audit_head_row`},
 			[]string{`select * from device`, `select * from chip`, `select * from identity_use`, `insert into device select * from device`, `update device set state = state`, `delete from device`,
 				`select * from audit_entry`, `delete from audit_entry`, `update audit_head_row set seq = 0`}},
+		{"records", service.Config, issued.DefaultRole,
+			[]string{`select * from issued`, `select * from service_key`},
+			[]string{`select * from device`, `select * from identity_use`, `select * from chip`, `select * from audit_entry`, log, `update issued set state = state`, `delete from issued`,
+				`insert into service_key select * from service_key`, `update service_key set blob = blob`, `delete from service_key`, `select issued_grant('service')`,
+				`create table mine (a int)`, `set role spp`, `set session authorization records_owner`}},
 		{"records", records.Config, "records_owner", // what is the owner's may be changed by it, and the log's history not even by it
 			[]string{`delete from device`, log},
 			[]string{log + `; update audit_entry set body = 'x'`, log + `; delete from audit_entry`, `truncate audit_entry cascade`, log + `; update audit_head_row set seq = 0`}},

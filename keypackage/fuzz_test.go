@@ -250,6 +250,24 @@ func FuzzSealed(f *testing.F) {
 	})
 }
 
+// nullChips is a delivery list with null in place of its chips: fuzzing found that it read as an empty one.
+var nullChips = []byte("\x85\x01\x01\x69Chipworks\x672026-47\xf6")
+
+// A list of no chips has one encoding, and null is none.
+func TestDeliveryListNullChips(t *testing.T) {
+	t.Parallel()
+	s := newFixedSigner(t)
+	for payload, want := range map[string]bool{string(nullChips): false, strings.TrimSuffix(string(nullChips), "\xf6") + "\x80": true} {
+		raw, err := statement.Sign(t.Context(), s, statement.DeliveryList, []byte(payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keypackage.ParseDeliveryList(raw, s.Public()); (err == nil) != want || !want && !strings.Contains(err.Error(), "null in place of the chips") {
+			t.Errorf("%x: %v", payload, err)
+		}
+	}
+}
+
 // FuzzDeliveryList reads lists that the chip maker signed, and ones nobody did.
 func FuzzDeliveryList(f *testing.F) {
 	s := newFixedSigner(f)
@@ -268,6 +286,7 @@ func FuzzDeliveryList(f *testing.F) {
 		f.Fatal(err)
 	}
 	near(f, payload)
+	f.Add(nullChips)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := keypackage.ParseDeliveryList(b, s.Public()); err == nil && !bytes.Equal(b, raw) {
 			// What the fuzzer signed below never comes back as an input.

@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/devicekeys/devicekeys/detcbor/detcbortest"
 )
 
 func waitingPair(t testing.TB) WaitingKey {
@@ -65,5 +68,35 @@ func FuzzWaitingKey(f *testing.F) {
 		if again, err := w.Encode(); err != nil || !bytes.Equal(again, b) {
 			t.Errorf("%v: %x and %x", err, b, again)
 		}
+	})
+}
+
+// TestWaitingKeyOneEncoding: whatever waits has one encoding.
+func TestWaitingKeyOneEncoding(t *testing.T) {
+	t.Parallel()
+	pair := waitingPair(t)
+	rapid.Check(t, func(t *rapid.T) {
+		w := WaitingKey{Algorithm: rapid.SampledFrom([]Algorithm{HMACSHA256, AES256GCM, ES256, ECDH}).Draw(t, "algorithm")}
+		size := 40
+		if w.Algorithm.Pair() {
+			size, w.Public = 80, pair.Public
+			w.X509 = rapid.SliceOfN(rapid.Byte(), 0, 600).Draw(t, "certificate")
+		}
+		w.Wrapped = rapid.SliceOfN(rapid.Byte(), size, size).Draw(t, "wrapped")
+		b, err := w.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		detcbortest.OneEncoding(t, "waiting key", b, func(b []byte) ([]byte, error) {
+			w, err := ParseWaitingKey(b)
+			if err != nil {
+				return nil, err
+			}
+			again, err := w.Encode()
+			if err != nil {
+				t.Fatalf("it reads, and can't be written: %v", err)
+			}
+			return again, nil
+		})
 	})
 }

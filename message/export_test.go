@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/hpke"
+
+	"github.com/devicekeys/devicekeys/detcbor"
 )
 
 // PrivateKey lends an Agreer to crypto/hpke, as Open does.
@@ -20,3 +22,12 @@ var (
 	Info = info
 	AAD  = aad
 )
+
+// Again reads a message's frame and writes what it read.
+func Again(raw []byte) ([]byte, error) {
+	e, err := parseEnvelope(raw)
+	if err != nil {
+		return nil, err
+	}
+	return detcbor.Marshal(e)
+}

@@ -41,3 +41,6 @@ var BurnStale = (*Assembly).burnStale
 
 // Reconcile ends what a crash left between records and pool, as house-keeping does.
 var Reconcile = (*Assembly).reconcile
+
+// ParseKept reads the plaintext of a secret that was kept sealed.
+var ParseKept = parseKept

@@ -2,6 +2,7 @@ package provisioning
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/detcbor"
@@ -167,5 +168,16 @@ func (a *Assembly) openSecret(ctx context.Context, d records.Device, kept record
 		return s, err
 	}
 	defer clear(plaintext)
-	return s, detcbor.Unmarshal(plaintext, &s, maxKept)
+	return parseKept(plaintext)
+}
+
+// parseKept reads what was sealed: a secret with its random bytes. No error repeats a byte of it.
+func parseKept(plaintext []byte) (s keypackage.Secret, err error) {
+	if err := detcbor.Unmarshal(plaintext, &s, maxKept); err != nil {
+		return keypackage.Secret{}, err
+	}
+	if len(s.Random) != sha256.Size || len(s.Value) == 0 || len(s.Value) > keypackage.MaxSecret {
+		return keypackage.Secret{}, fmt.Errorf("a kept secret of %d bytes with %d random ones: 1 to %d with %d are expected", len(s.Value), len(s.Random), keypackage.MaxSecret, sha256.Size)
+	}
+	return s, nil
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/devicekeys/devicekeys/secret"
+	"github.com/devicekeys/devicekeys/untested"
 	"pgregory.net/rapid"
 )
 
@@ -136,7 +137,7 @@ func TestReadFileFollowsLinks(t *testing.T) {
 // TestReadFileOwner runs as root only: no one else can make another's file.
 func TestReadFileOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to make another user's file")
+		untested.Except(t, "another user's file: it takes root to make one")
 	}
 	path := put(t, planted, 0o400)
 	if err := os.Chown(path, 12345, 12345); err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/secret"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 const (
@@ -99,9 +99,8 @@ func New(t testing.TB, opts ...Option) *HSM {
 // CI=true, and where it is required.
 func missing(t testing.TB, err error, required bool) {
 	t.Helper()
-	ci, _ := strconv.ParseBool(os.Getenv("CI"))
-	if errors.Is(err, ErrNotInstalled) && !ci && !required {
-		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+	if errors.Is(err, ErrNotInstalled) && !required {
+		untested.Skip(t, "%v", err)
 	}
 	t.Fatal(err)
 }

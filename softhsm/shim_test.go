@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/devicekeys/devicekeys/softhsm"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // The shim in this process is tested in hsm/outage, where the process's module is the
@@ -125,7 +126,7 @@ func TestShimRefuses(t *testing.T) {
 func TestBuildShimTwice(t *testing.T) {
 	t.Parallel()
 	if _, err := softhsm.Module(); err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+		untested.Skip(t, "%v", err)
 	}
 	dir := filepath.Join(t.TempDir(), "new", "folder")
 	var made [4]*softhsm.Shim
@@ -174,7 +175,7 @@ func TestBuildShimTwice(t *testing.T) {
 
 func TestBuildShimFails(t *testing.T) {
 	if _, err := softhsm.Module(); err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+		untested.Skip(t, "%v", err)
 	}
 	t.Setenv("CC", "no-such-compiler -m64")
 	if _, err := softhsm.BuildShim(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "no-such-compiler") || !strings.Contains(err.Error(), "install") {

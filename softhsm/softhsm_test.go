@@ -257,7 +257,7 @@ func child(t *testing.T, how, tmp string) *exec.Cmd {
 func TestChild(t *testing.T) {
 	how := os.Getenv("SOFTHSM_TEST_CHILD")
 	if how == "" {
-		t.Skip("the child of other tests")
+		return
 	}
 	var opts []softhsm.Option
 	if how == "required" {

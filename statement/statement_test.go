@@ -18,6 +18,7 @@ import (
 	"github.com/veraison/go-cose"
 
 	"github.com/devicekeys/devicekeys/statement"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // softwareSigner signs with a key in this process, as no product does.
@@ -112,7 +113,7 @@ func TestOpenSSLVerifies(t *testing.T) {
 	t.Parallel()
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("LEFT OUT: openssl is not installed, so no second program checked a signature")
+		untested.Skip(t, "signatures by openssl: it is not installed")
 	}
 	s := newSigner(t)
 	payload := []byte("claims")

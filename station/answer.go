@@ -59,7 +59,8 @@ func answerOf(err error) answer {
 	r := &RefusedError{Code: c.Code().String(), Message: c.Message()}
 	for _, d := range c.Details() {
 		v, err := d.Value()
-		if detail, ok := v.(*provisioningrpc.Refusal); ok && err == nil {
+		// A detail without a code is none: the error's own code says more.
+		if detail, ok := v.(*provisioningrpc.Refusal); ok && err == nil && detail.GetCode() != "" {
 			r.Code, r.Hint = detail.GetCode(), detail.GetNext()
 			r.After = min(time.Duration(max(detail.GetRetryAfterMs(), 0))*time.Millisecond, maxAfter)
 			return answerSaid(r)

@@ -35,6 +35,9 @@ const (
 	probeTimeout = 5 * time.Second
 )
 
+// maxAnswer bounds an SPP's answer, in bytes: a package with its unlock statement has under 70 KiB, a list of modules less.
+const maxAnswer = 1 << 20
+
 // bounds are those of one client: the constants above, shorter in tests.
 type bounds struct{ attempt, patience, first, most, probe time.Duration }
 
@@ -57,7 +60,7 @@ type Client struct {
 func NewClient(hc *http.Client, bases ...string) *Client {
 	c := &Client{spps: &spps{}, bounds: bounds{callTimeout, callPatience, retryFirst, retryMost, probeEvery}}
 	for _, base := range bases {
-		c.spps.all = append(c.spps.all, &spp{base: base, rpc: provisioningrpc.NewAssemblyServiceClient(hc, base)})
+		c.spps.all = append(c.spps.all, &spp{base: base, rpc: provisioningrpc.NewAssemblyServiceClient(hc, base, connect.WithReadMaxBytes(maxAnswer))})
 	}
 	return c
 }

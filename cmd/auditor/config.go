@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/databaseconfig"
 	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/registry"
 	"github.com/devicekeys/devicekeys/statement"
@@ -115,26 +115,15 @@ func key(path console.Path) (statement.PublicKey, error) {
 func (c Config) certificates() ([]*x509.Certificate, error) {
 	var all []*x509.Certificate
 	for _, path := range c.Certificates {
-		rest, err := readFile(path)
+		text, err := readFile(path)
 		if err != nil {
 			return nil, err
 		}
-		found := 0
-		for {
-			var block *pem.Block
-			if block, rest = pem.Decode(rest); block == nil {
-				break
-			}
-			cert, err := x509.ParseCertificate(block.Bytes)
-			if err != nil || block.Type != "CERTIFICATE" {
-				return nil, console.Usagef("%s holds something else than certificates in PEM", path)
-			}
-			all = append(all, cert)
-			found++
+		found, err := devicecert.ParsePEM(text)
+		if err != nil {
+			return nil, console.Usagef("%s: %w", path, err)
 		}
-		if found == 0 {
-			return nil, console.Usagef("%s holds no certificate in PEM", path)
-		}
+		all = append(all, found...)
 	}
 	return all, nil
 }

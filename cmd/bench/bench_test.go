@@ -19,6 +19,7 @@ import (
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/deploy/postgres"
 	"github.com/devicekeys/devicekeys/softhsm"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 func TestMain(m *testing.M) {
@@ -56,14 +57,11 @@ func TestOrder(t *testing.T) {
 func TestTinyRun(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("SKIPPED, NOT TESTED: a factory takes seconds; run without -short")
+		untested.Except(t, "one benchmark on a factory, which takes seconds: run without -short")
 	}
 	postgres.ForTest(t) // skips where there is none, and fails in CI
 	if _, err := softhsm.Module(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+		untested.Skip(t, "%v", err)
 	}
 	programs := t.TempDir()
 	build := []string{"build", "-o", programs}
@@ -154,7 +152,7 @@ func TestMissed(t *testing.T) {
 func TestCPU(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("SKIPPED, NOT TESTED: there is no /proc")
+		untested.Except(t, "a process's CPU time: there is no /proc")
 	}
 	seen, err := cpu(os.Getpid())
 	if err != nil {
@@ -252,7 +250,7 @@ func TestGrown(t *testing.T) {
 // Sockets are counted by themselves, beside other descriptors.
 func TestSockets(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
-		t.Skip("SKIPPED, NOT TESTED: there is no /proc")
+		untested.Except(t, "a process's sockets: there is no /proc")
 	}
 	before, err := sockets(os.Getpid())
 	if err != nil {

@@ -128,13 +128,12 @@ func readCertificate(path string) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, rest := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" || len(rest) != 0 {
-		return nil, fmt.Errorf("read %q: one PEM block CERTIFICATE is expected", path)
+	found, err := devicecert.ParsePEM(text)
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("%d certificates: one PEM block CERTIFICATE is expected", len(found))
 	}
-	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("read %q: %w", path, err)
 	}
-	return cert, nil
+	return found[0], nil
 }

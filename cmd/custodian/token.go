@@ -195,16 +195,25 @@ func readRequest(path string) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, rest := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) != 0 {
-		return nil, fmt.Errorf("read %q: one PEM block CERTIFICATE REQUEST is expected", path)
-	}
-	r, err := x509.ParseCertificateRequest(block.Bytes)
-	if err == nil {
-		err = r.CheckSignature()
-	}
+	r, err := parseRequest(text)
 	if err != nil {
 		return nil, fmt.Errorf("read certificate request %q: %w", path, err)
+	}
+	return r, nil
+}
+
+// parseRequest reads a certificate request in PEM (RFC 7468 §7), alone, and checks that it is signed by its key.
+func parseRequest(text []byte) (*x509.CertificateRequest, error) {
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) != 0 {
+		return nil, errors.New("one PEM block CERTIFICATE REQUEST is expected")
+	}
+	r, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.CheckSignature(); err != nil {
+		return nil, err
 	}
 	return r, nil
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -144,6 +145,54 @@ func FuzzyNoTarget() {}
 	}
 	if md := r.markdown(); !strings.Contains(md, "| `p.FuzzWell` | ") || !strings.Contains(md, fault.Crashers[0]) {
 		t.Error(md)
+	}
+}
+
+// TestTable: the table of docs/reliability.md is as this program writes it, has every target of the module and no other, and adds up.
+func TestTable(t *testing.T) {
+	t.Parallel()
+	all, err := targets(t.Context(), "../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut((&report{}).markdown(), "| all")
+	_, table, ok := strings.Cut(string(text), head)
+	if !ok {
+		t.Fatalf("there is no table with the head\n%s", head)
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	number := func(s string) int64 {
+		n, err := strconv.ParseInt(strings.ReplaceAll(s, ",", ""), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	row := regexp.MustCompile("^\\| `(\\S+)\\.(\\w+)` \\| (\\d+) s \\| ([\\d,]+) \\| \\d+ \\| (\\d+) \\| (.+) \\|$")
+	var done []outcome
+	rows := strings.Split(strings.TrimSpace(table), "\n")
+	for _, line := range rows[:len(rows)-1] {
+		m := row.FindStringSubmatch(line)
+		if m == nil {
+			t.Fatalf("%q is no row", line)
+		}
+		done = append(done, outcome{target: target{m[1], m[2]}, Seconds: float64(number(m[3])), Executions: number(m[4]), Interesting: number(m[5])})
+	}
+	r := newReport(time.Now(), time.Minute, done)
+	var have []target
+	for _, o := range r.Targets {
+		have = append(have, o.target)
+	}
+	if diff := cmp.Diff(all, have); diff != "" {
+		t.Errorf("targets (-module +table); run the missing ones, bin/fuzz run --markdown, and put their rows in:\n%s", diff)
+	}
+	written := strings.Split(strings.TrimSpace(r.markdown()), "\n")
+	if last := written[len(written)-1]; rows[len(rows)-1] != last {
+		t.Errorf("the last row is %q, should be %q", rows[len(rows)-1], last)
 	}
 }
 

@@ -67,12 +67,16 @@ func (r *report) summary() string {
 // markdown is the report as a table of a document.
 func (r *report) markdown() string {
 	var b strings.Builder
-	b.WriteString("| target | executions | per second | new inputs | found |\n|---|--:|--:|--:|---|\n")
+	b.WriteString("| target | time | executions | per second | new inputs | found |\n|---|--:|--:|--:|--:|---|\n")
 	cell := strings.NewReplacer("|", `\|`, "\n", " ")
-	for _, o := range r.Targets {
-		fmt.Fprintf(&b, "| `%s` | %s | %.0f | %d | %s |\n", o.target, grouped(o.Executions), o.rate(), o.Interesting, cell.Replace(o.result()))
+	found := "none"
+	if r.Crashers > 0 {
+		found = fmt.Sprint(r.Crashers)
 	}
-	fmt.Fprintf(&b, "| all %d, %s | %s | | %d | %d |\n", len(r.Targets), (time.Duration(r.Seconds) * time.Second).String(), grouped(r.Executions), r.Interesting, r.Crashers)
+	for _, o := range r.Targets {
+		fmt.Fprintf(&b, "| `%s` | %.0f s | %s | %.0f | %d | %s |\n", o.target, o.Seconds, grouped(o.Executions), o.rate(), o.Interesting, cell.Replace(o.result()))
+	}
+	fmt.Fprintf(&b, "| all %d | %s s | %s | | %d | %s |\n", len(r.Targets), grouped(int64(r.Seconds+0.5)), grouped(r.Executions), r.Interesting, found)
 	return b.String()
 }
 

@@ -228,14 +228,17 @@ func readCertificate(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read certificate: %w", err)
 	}
-	block, rest := pem.Decode(text)
-	if block == nil {
+	if block, _ := pem.Decode(text); block == nil {
 		return text, nil // devicecert.Check reads DER and nothing else
 	}
-	if block.Type != "CERTIFICATE" || len(rest) != 0 {
-		return nil, fmt.Errorf("read certificate %q: one PEM block CERTIFICATE is expected, or DER", path)
+	found, err := devicecert.ParsePEM(text)
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("%d certificates: one PEM block CERTIFICATE is expected", len(found))
 	}
-	return block.Bytes, nil
+	if err != nil {
+		return nil, fmt.Errorf("read certificate %q: %w", path, err)
+	}
+	return found[0].Raw, nil
 }
 
 // readChipID reads a chip ID from a file that only its owner may read. No error repeats it.

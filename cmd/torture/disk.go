@@ -22,7 +22,7 @@ type diskCmd struct {
 }
 
 // errNoMount says that the test can't be made here.
-var errNoMount = errors.New("LEFT OUT: a file system of its own needs Linux and root")
+var errNoMount = errors.New("a file system of its own needs Linux and root")
 
 // DiskReport is the result of a full disk.
 type DiskReport struct {

@@ -20,6 +20,7 @@ import (
 	"github.com/devicekeys/devicekeys/fault"
 	"github.com/devicekeys/devicekeys/softhsm"
 	"github.com/devicekeys/devicekeys/station"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // programs is the folder of the product's programs, built once.
@@ -45,14 +46,11 @@ var oneAtATime sync.Mutex
 func built(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("SKIPPED, NOT TESTED: a factory under faults takes a minute; run without -short")
+		untested.Except(t, "a factory under faults, which takes a minute: run without -short")
 	}
 	postgres.ForTest(t) // skips where there is none, and fails in CI
 	if _, err := softhsm.Module(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+		untested.Skip(t, "%v", err)
 	}
 	oneAtATime.Lock()
 	t.Cleanup(oneAtATime.Unlock)
@@ -194,7 +192,7 @@ func TestDisk(t *testing.T) {
 	var r DiskReport
 	err := perform(t, folder(t), &r, "disk", "--devices", "20")
 	if err != nil && strings.Contains(err.Error(), errNoMount.Error()) {
-		t.Skip("A FULL DISK WAS NOT TESTED:", errNoMount)
+		untested.Except(t, "a full disk under Postgres: %v", errNoMount)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/deploy/ha"
+	"github.com/devicekeys/devicekeys/untested"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -50,7 +51,7 @@ func TestCleanRefuses(t *testing.T) {
 		}, "another cluster runs in it"},
 		"another user's": {func(t *testing.T, dir string) {
 			if os.Geteuid() != 0 {
-				t.Skip("NOT CHECKED: it takes root to make another user's folder")
+				untested.Except(t, "the folder of another user: it takes root to make one")
 			}
 			mustWrite(t, dir+"/devicekeys-ha", "")
 			if err := os.Chown(dir+"/devicekeys-ha", 12345, 12345); err != nil {
@@ -83,7 +84,7 @@ func TestCleanEndsServers(t *testing.T) {
 	t.Parallel()
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
-		t.Skip("NOT CHECKED: there is no sleep here")
+		untested.Except(t, "the end of servers: there is no sleep to be one")
 	}
 	if sleep, err = filepath.EvalSymlinks(sleep); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/devicekeys/devicekeys/deploy/postgres"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // TestAccount: as root the server is another user with no capability, or with the one
@@ -19,7 +20,7 @@ import (
 func TestAccount(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 || runtime.GOOS != "linux" {
-		t.Skip("root on Linux only: another user runs the server as himself")
+		untested.Except(t, "the server's account, which only root on Linux chooses: another user runs the server as himself")
 	}
 	for name, c := range map[string]struct {
 		mode         fs.FileMode
@@ -37,7 +38,7 @@ func TestAccount(t *testing.T) {
 			// Folders of t.TempDir are open to others, but for the first, which may not be.
 			if c.mode == 0o755 {
 				if os.TempDir() != "/tmp" {
-					t.Skip("the folder for temporary files may itself be closed to others")
+					untested.Except(t, "a folder open to others: TMPDIR may itself be closed to them")
 				}
 				for dir := home; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 					if err := os.Chmod(dir, 0o755); err != nil {
@@ -66,7 +67,7 @@ func TestAccount(t *testing.T) {
 func TestFallback(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("root only: another user runs the server as himself")
+		untested.Except(t, "the server's account, which only root on Linux chooses: another user runs the server as himself")
 	}
 	postgres.ForTest(t) // or skip
 	home := filepath.Join(t.TempDir(), "home")

@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // testBound bounds each act of a test's database: far more than it takes on a loaded
@@ -38,8 +39,8 @@ func ForTest(t testing.TB) *Server {
 	t.Helper()
 	shared.Do(func() { shared.server, shared.err = startForTest() })
 	if err := shared.err; err != nil {
-		if ci, _ := strconv.ParseBool(os.Getenv("CI")); errors.Is(err, ErrNotInstalled) && !ci {
-			t.Skipf("SKIPPED, NOT TESTED: %v", err)
+		if errors.Is(err, ErrNotInstalled) {
+			untested.Skip(t, "%v", err)
 		}
 		t.Fatal(err)
 	}

@@ -17,14 +17,15 @@ import (
 	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/deploy/postgres"
 	"github.com/devicekeys/devicekeys/secret"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // start starts a server of the test's own, so that it can be killed.
 func start(t *testing.T, cfg postgres.Config) *postgres.Server {
 	t.Helper()
 	s, err := postgres.Start(t.Context(), cfg)
-	if errors.Is(err, postgres.ErrNotInstalled) && os.Getenv("CI") != "true" {
-		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+	if errors.Is(err, postgres.ErrNotInstalled) {
+		untested.Skip(t, "%v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -421,7 +422,7 @@ func childCommand(t *testing.T, how, dir string) *exec.Cmd {
 func TestChild(t *testing.T) {
 	how := os.Getenv("POSTGRES_TEST_CHILD")
 	if how == "" {
-		t.Skip("the child of another test")
+		return
 	}
 	if how == "fallback" {
 		postgres.ForbidCapability()

@@ -11,7 +11,9 @@ import (
 	"testing"
 
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/identity/identitytest"
 	"github.com/devicekeys/devicekeys/statement"
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // FuzzROM gives C and Go the same certificate, or the same claims with a good
@@ -20,13 +22,13 @@ import (
 func FuzzROM(f *testing.F) {
 	p, rom := start(f), newSigner(f, goldenKey)
 	hash := rom.Public().Hash()
-	for _, m := range everyLayout(f, rom) {
-		choice := byte(m.claims.Subject.Type()-1)<<1 | byte(m.claims.ChipID.Len()/8-2)<<3
-		f.Add(choice, m.claims.ChipID.Bytes(), m.raw)
-		f.Add(choice|1, m.claims.ChipID.Bytes(), m.coded)
+	for _, m := range identitytest.EveryLayout(f, rom) {
+		choice := byte(m.Claims.Subject.Type()-1)<<1 | byte(m.Claims.ChipID.Len()/8-2)<<3
+		f.Add(choice, m.Claims.ChipID.Bytes(), m.Raw)
+		f.Add(choice|1, m.Claims.ChipID.Bytes(), m.Coded)
 	}
 	chip := []byte(strings.Repeat("\xc1", 16))
-	for _, claims := range badClaims() {
+	for _, claims := range identitytest.BadClaims() {
 		f.Add(byte(1), chip, claims)
 		f.Add(byte(1|3<<1), chip, claims)
 	}
@@ -38,7 +40,7 @@ func FuzzROM(f *testing.F) {
 		if choice&1 != 0 {
 			var err error
 			if b, err = statement.Sign(t.Context(), rom, statement.IdentityCertificate, b); err != nil {
-				t.Skip(err) // no statement has such a payload
+				return // no statement has such a payload
 			}
 		}
 		r, out := p.ask(t, 'V', me.fields(b)...)
@@ -69,8 +71,8 @@ func seeds(t *testing.T) (folder string, files []string) {
 	add(0x40, id["certificate"]) // another key's
 	add(0, pkg["backup"])
 	rom := newSigner(t, goldenKey)
-	for _, m := range everyLayout(t, rom) {
-		c := m.claims
+	for _, m := range identitytest.EveryLayout(t, rom) {
+		c := m.Claims
 		chip := unhex(t, strings.Repeat("00112233445566778899aabbccddeeff", 2))[:c.ChipID.Len()]
 		var err error
 		if c.ChipID, err = identity.ParseChipID(chip); err != nil {
@@ -105,10 +107,10 @@ func TestFuzzLibFuzzer(t *testing.T) {
 	t.Parallel()
 	clang, err := exec.LookPath("clang")
 	if err != nil {
-		t.Skip("clang is not installed (Debian: clang and libclang-rt-dev); TestFuzzStandalone runs the same target")
+		untested.Skip(t, "the C verifier under libFuzzer: install clang and libclang-rt-dev, as deploy/setup does in CI; TestFuzzStandalone runs the same target")
 	}
 	if err := try([]string{clang}, "clang", "", sanitizers...); err != nil {
-		t.Skipf("clang lacks its sanitizers (Debian: libclang-rt-dev): %v", err)
+		untested.Skip(t, "the C verifier under libFuzzer: clang lacks its sanitizers, install libclang-rt-dev: %v", err)
 	}
 	folder, _ := seeds(t)
 	bin := filepath.Join(t.TempDir(), "fuzz")

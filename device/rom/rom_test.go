@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/identity/identitytest"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/statement"
 )
@@ -135,45 +135,6 @@ func flip(b []byte, i int, x byte) []byte {
 	return c
 }
 
-type made struct {
-	name   string
-	claims identity.Claims
-	coded  []byte
-	raw    []byte
-}
-
-// everyLayout makes a certificate for each type of identity and length of chip
-// ID; of serial numbers the shortest and the longest, and those around the
-// place where the text's head grows.
-func everyLayout(t testing.TB, s statement.Signer) []made {
-	t.Helper()
-	var all []made
-	for _, chipLen := range []int{16, 24, 32} {
-		for i, in := range []struct {
-			typ  identity.Type
-			text string
-		}{
-			{identity.TypeIMEI, "00440245000001"}, {identity.TypeEUI48, "0024be804ff1"}, {identity.TypeEUI64, "0024befffd804ff1"},
-			{identity.TypeSerial, "1-A"}, {identity.TypeSerial, "32473-A.B.CD"}, {identity.TypeSerial, "32473-A.B.CDE"},
-			{identity.TypeSerial, "4294967295-ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"},
-		} {
-			id, err := identity.FromValue(in.typ, in.text)
-			if err != nil {
-				t.Fatal(err)
-			}
-			chip, err := identity.ParseChipID(bytes.Repeat([]byte{0xc1, byte(i)}, chipLen/2))
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := identity.Claims{Subject: id, IssuedAt: 1700000000, ChipID: chip, Realm: identity.Production, Generation: 0x01020304, Manifest: [32]byte{7: 7}}
-			m := made{name: fmt.Sprintf("%s %s, %d", in.typ, in.text, chipLen), claims: c}
-			m.coded, m.raw = sign(t, s, c)
-			all = append(all, m)
-		}
-	}
-	return all
-}
-
 func sign(t fataler, s statement.Signer, c identity.Claims) (coded, raw []byte) {
 	t.Helper()
 	coded, err := c.Encode()
@@ -192,17 +153,17 @@ func TestEveryLayout(t *testing.T) {
 	t.Parallel()
 	rom, other := newSigner(t, goldenKey), newSigner(t, strings.Repeat("5a", 32))
 	lengths := map[int]bool{}
-	for _, m := range everyLayout(t, rom) {
-		lengths[len(m.raw)] = true
-		t.Run(m.name, func(t *testing.T) {
+	for _, m := range identitytest.EveryLayout(t, rom) {
+		lengths[len(m.Raw)] = true
+		t.Run(m.Name, func(t *testing.T) {
 			t.Parallel()
 			p := start(t)
-			me := selfOf(m.claims, rom.Public())
-			r, b := p.ask(t, 'V', me.fields(m.raw)...)
+			me := selfOf(m.Claims, rom.Public())
+			r, b := p.ask(t, 'V', me.fields(m.Raw)...)
 			if r != resultOK {
 				t.Fatal(r)
 			}
-			if diff := cmp.Diff(fieldsOf(m.claims, m.coded), readFields(t, b)); diff != "" {
+			if diff := cmp.Diff(fieldsOf(m.Claims, m.Coded), readFields(t, b)); diff != "" {
 				t.Errorf("fields (-Go +C):\n%s", diff)
 			}
 			refuse := func(what string, raw []byte, me self, want ...result) {
@@ -213,22 +174,22 @@ func TestEveryLayout(t *testing.T) {
 				}
 			}
 			// A PRNG chooses one more change for each byte; the place is what counts.
-			random := rand.New(rand.NewPCG(uint64(len(m.raw)), 1))
-			for i := range m.raw {
+			random := rand.New(rand.NewPCG(uint64(len(m.Raw)), 1))
+			for i := range m.Raw {
 				for _, x := range []byte{1, 0x80, byte(2 + random.IntN(126))} {
-					bad := flip(m.raw, i, x)
+					bad := flip(m.Raw, i, x)
 					refuse(fmt.Sprintf("byte %d changed by %02x", i, x), bad, me)
 					if me.accepts(bad, rom.Public()) {
 						t.Errorf("byte %d changed by %02x: Go takes it", i, x)
 					}
 				}
-				refuse(fmt.Sprintf("cut to %d", i), m.raw[:i], me, resultForm)
-				refuse(fmt.Sprintf("cut by %d at the beginning", i+1), m.raw[i+1:], me, resultForm, resultKey)
+				refuse(fmt.Sprintf("cut to %d", i), m.Raw[:i], me, resultForm)
+				refuse(fmt.Sprintf("cut by %d at the beginning", i+1), m.Raw[i+1:], me, resultForm, resultKey)
 			}
 			for n := 1; n <= 300; n += 1 + n/8 {
-				refuse(fmt.Sprintf("%d zeros more", n), append(bytes.Clone(m.raw), make([]byte, n)...), me, resultForm)
+				refuse(fmt.Sprintf("%d zeros more", n), append(bytes.Clone(m.Raw), make([]byte, n)...), me, resultForm)
 			}
-			refuse("twice", append(bytes.Clone(m.raw), m.raw...), me, resultForm)
+			refuse("twice", append(bytes.Clone(m.Raw), m.Raw...), me, resultForm)
 
 			with := func(change func(*self)) self {
 				s := me
@@ -255,16 +216,16 @@ func TestEveryLayout(t *testing.T) {
 				{"no chip ID", with(func(s *self) { s.chip = nil }), resultArgument},
 				{"a chip ID of 17 bytes", with(func(s *self) { s.chip = bytes.Repeat([]byte{1}, 17) }), resultArgument},
 			} {
-				refuse(c.what, m.raw, c.me, c.want)
+				refuse(c.what, m.Raw, c.me, c.want)
 			}
 			for _, typ := range []identity.Type{identity.TypeIMEI, identity.TypeEUI48, identity.TypeEUI64, identity.TypeSerial} {
 				if typ != me.typ {
-					refuse("type "+typ.String(), m.raw, with(func(s *self) { s.typ = typ }))
+					refuse("type "+typ.String(), m.Raw, with(func(s *self) { s.typ = typ }))
 				}
 			}
 			for _, n := range []int{16, 24, 32} {
 				if n != len(me.chip) {
-					refuse(fmt.Sprintf("chip ID of %d bytes", n), m.raw, with(func(s *self) { s.chip = append(bytes.Clone(s.chip), s.chip...)[:n] }))
+					refuse(fmt.Sprintf("chip ID of %d bytes", n), m.Raw, with(func(s *self) { s.chip = append(bytes.Clone(s.chip), s.chip...)[:n] }))
 				}
 			}
 		})
@@ -274,50 +235,12 @@ func TestEveryLayout(t *testing.T) {
 	}
 }
 
-// badClaims are claims sets, each with one mistake, that only a signer gone
-// wrong would sign: the last defence.
-func badClaims() map[string][]byte {
-	set := func(urn string, at uint64, generation []byte, realm int) []byte {
-		b := []byte{0xa6}
-		put := func(parts ...any) {
-			for _, p := range parts {
-				b = append(b, detcbor.Must(p)...)
-			}
-		}
-		put(2, urn, 6, at, 256, append([]byte{1}, bytes.Repeat([]byte{0xc1}, 16)...), -65537, realm, -65538, generation, -65539, make([]byte, 32))
-		return b
-	}
-	one, now := []byte{0, 0, 0, 1}, uint64(1700000000)
-	bad := map[string][]byte{
-		"generation 0":        set("urn:gsma:imei:00440245-000001-0", now, make([]byte, 4), 1),
-		"generation of 3":     set("urn:gsma:imei:00440245-000001-0", now, one[:3], 1),
-		"realm 3":             set("urn:gsma:imei:00440245-000001-0", now, one, 3),
-		"an early time":       set("urn:gsma:imei:00440245-000001-0", 65535, one, 1),
-		"a late time":         set("urn:gsma:imei:00440245-000001-0", 1<<32, one, 1),
-		"a time written long": bytes.Replace(set("urn:gsma:imei:00440245-000001-0", 0x10001, one, 1), []byte{0x1a, 0, 1, 0, 1}, []byte{0x1a, 0, 0, 0, 1}, 1),
-		// 23 characters, whose head is the last of one byte.
-		"a subject's head written long": bytes.Replace(set("urn:dev:os:32473-A.B.CD", now, one, 1), []byte{0x02, 0x77}, []byte{0x02, 0x78, 0x17}, 1),
-		"a chip ID's head written long": bytes.Replace(set("urn:dev:os:32473-A.B.CD", now, one, 1), []byte{0x51, 0x01}, []byte{0x58, 0x11, 0x01}, 1),
-	}
-	for _, urn := range []string{
-		"urn:gsma:imei:00440245-000001-1", "urn:gsma:imei:0044024-5000001-0", "urn:gsma:imei:0044024a-000001-0", "urn:gsma:imei:004402450000001-0",
-		"URN:gsma:imei:00440245-000001-0", "urn:gsma:imei:00440245-000001:0", "urn:gsma:imei:00440245-000001-\x00",
-		"urn:dev:mac:0124befffe804ff1", "urn:dev:mac:0b24befffe804ff1", "urn:dev:mac:0024BEfffe804ff1", "urn:dev:mac:000000fffe000000",
-		"urn:dev:mac:0000000000000000", "urn:dev:mac:0f24be8040004ff1", "urn:dev:mac:0024befffe804ffg", "urn:dev:mac:0024be-ffe804ff1", "urn:dev:max:0024befffe804ff1",
-		"urn:dev:os:0-A", "urn:dev:os:01-A", "urn:dev:os:-AB", "urn:dev:os:12-", "urn:dev:os:1-", "urn:dev:os:12345678901-A", "urn:dev:os:1-a", "urn:dev:os:1-A-B", "urn:dev:os:1234",
-		"urn:dev:os:1-A_B", "urn:dev:os:1A-B", "urn:dev:os:1-ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456", "urn:dev:ot:1-ABC", "urn:dev:os:1-A\x00",
-	} {
-		bad[fmt.Sprintf("%q", urn)] = set(urn, now, one, 1)
-	}
-	return bad
-}
-
 // What is signed but no claims set is refused by C as by Go.
 func TestSignedNonsense(t *testing.T) {
 	t.Parallel()
 	p, rom := start(t), newSigner(t, goldenKey)
 	hash := rom.Public().Hash()
-	for name, claims := range badClaims() {
+	for name, claims := range identitytest.BadClaims() {
 		raw, err := statement.Sign(t.Context(), rom, statement.IdentityCertificate, claims)
 		if err != nil {
 			t.Fatal(err)

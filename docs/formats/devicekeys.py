@@ -126,12 +126,25 @@ def show_contents(m: Manifest, values: dict[str, bytes], out: Path | None) -> No
 
 
 def check(a: argparse.Namespace) -> None:
-    c = formats.open_certificate(read(a.certificate), read_public(a.rom_key))
-    if a.chip_id is not None and c.chip_id != a.chip_id:
-        raise Refused("certificate: it is of another chip")
-    if a.backup is not None:
-        formats.read_backup(read(a.backup), c)
-    show_certificate(c)
+    rom_key = read_public(a.rom_key)
+    bad = 0
+    for path in a.certificates:
+        if len(a.certificates) > 1:
+            show(file=path)
+        try:
+            c = formats.open_certificate(read(path), rom_key)
+            if a.chip_id is not None and c.chip_id != a.chip_id:
+                raise Refused("certificate: it is of another chip")
+            if a.backup is not None:
+                formats.read_backup(read(a.backup), c)
+            show_certificate(c)
+        except Refused as e:
+            if len(a.certificates) == 1:
+                raise
+            bad += 1
+            show(refused=e)
+    if bad:
+        raise Refused(f"{bad} of {len(a.certificates)} certificates")
 
 
 def open_(a: argparse.Namespace) -> None:
@@ -245,8 +258,8 @@ def parser() -> Parser:
     def out(c: Parser) -> None:
         c.add_argument("--out", type=Path, metavar="FOLDER", help="make this folder and write each value into it, in clear")
 
-    c = command("check", check, "check an identity certificate, and that a backup is the one it names")
-    c.add_argument("certificate", type=Path)
+    c = command("check", check, "check identity certificates, and that a backup is the one that one of them names")
+    c.add_argument("certificates", type=Path, nargs="+", metavar="certificate")
     rom_key(c)
     chip_id(c, required=False)
     c.add_argument("--backup", type=Path, metavar="FILE", help="check its manifest too; its secrets stay closed")

@@ -94,18 +94,24 @@ IMEI, EUI48, EUI64, SERIAL = 1, 2, 3, 4
 CHIP_ID_SIZES = (16, 24, 32)
 
 
+def eui(name: str, digits: int, what: str) -> None:
+    text(name, f"[0-9a-f]{{{digits}}}", what)
+    if int(name[:2], 16) & 1:
+        raise Refused(f"{what}: a group address identifies no device")
+    if not name.strip("0"):
+        raise Refused(f"{what}: all digits are zero")
+
+
 def urn(kind: int, name: str) -> str:
     """Give the URN of an identity's canonical text."""
     if kind == IMEI:
         text(name, r"[0-9]{14}", "IMEI")
         return f"urn:gsma:imei:{name[:8]}-{name[8:]}-0"
     if kind == EUI48:
-        text(name, r"[0-9a-f]{12}", "EUI-48")
-        if int(name[:2], 16) & 1:
-            raise Refused("EUI-48: a group address identifies no device")
+        eui(name, 12, "EUI-48")
         return f"urn:dev:mac:{name[:6]}fffe{name[6:]}"
     if kind == EUI64:
-        text(name, r"[0-9a-f]{16}", "EUI-64")
+        eui(name, 16, "EUI-64")
         if name[6:10] == "fffe":
             raise Refused("EUI-64: fffe in the middle is the form of an EUI-48")
         return f"urn:dev:mac:{name}"

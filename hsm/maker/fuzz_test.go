@@ -33,3 +33,50 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+// FuzzSigned gives any bytes to what the identity-signing, submission and audit keys sign, and to the associated data under which the
+// pool seal key works: what passes has one encoding and is of this realm, and no bytes pass as two of them.
+func FuzzSigned(f *testing.F) {
+	k := &Keys{realm: identity.Development}
+	hash := make([]byte, 32)
+	for _, realm := range []identity.Realm{identity.Development, identity.Production} {
+		for _, v := range []any{
+			leaf{Version: 1, Realm: realm, Type: entryScrap, Record: hash, Generation: 1, Payload: hash},
+			leaf{Version: 1, Realm: realm, Type: 1, Record: hash, Generation: 1, Payload: hash},
+			submission{Version: 1, Realm: realm, Submitter: "spp-1", Entries: [][]byte{{1}, {2, 3}}},
+			submission{Version: 1, Realm: realm, Submitter: "spp-1", Entries: [][]byte{{}}},
+			auditHead{Version: 1, Realm: realm, Sequence: 7, Hash: hash, Time: 1_800_000_000},
+			auditHead{Version: 1, Realm: realm, Sequence: -1, Hash: hash, Time: 1_800_000_000},
+			poolAAD{Label: "dk-pool", Version: 1, Realm: realm, Batch: 1, Identity: "urn:gsma:imei:00440245-000001-0", Entry: "sim-lock"},
+			poolAAD{Label: "dk-pool", Version: 1, Realm: realm, Batch: 1, Identity: "urn:dev:mac:0000000000000000", Entry: "sim-lock"},
+		} {
+			b := detcbor.Must(v)
+			f.Add(b)
+			f.Add(b[:len(b)-1])
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		passed := 0
+		for _, c := range []struct {
+			check func([]byte) error
+			into  any
+			realm func(any) identity.Realm
+		}{
+			{k.checkLeaf, &leaf{}, func(v any) identity.Realm { return v.(*leaf).Realm }},
+			{k.checkSubmission, &submission{}, func(v any) identity.Realm { return v.(*submission).Realm }},
+			{k.checkAuditHead, &auditHead{}, func(v any) identity.Realm { return v.(*auditHead).Realm }},
+			{k.checkPoolAAD, &poolAAD{}, func(v any) identity.Realm { return v.(*poolAAD).Realm }},
+		} {
+			if c.check(b) != nil {
+				continue
+			}
+			passed++
+			if err := detcbor.Unmarshal(b, c.into, maxSubmission); err != nil || !bytes.Equal(detcbor.Must(c.into), b) || c.realm(c.into) != k.realm {
+				t.Fatalf("%x passes as %+v: %v", b, c.into, err)
+			}
+		}
+		if passed > 1 {
+			t.Fatalf("%x passes as %d things", b, passed)
+		}
+	})
+}

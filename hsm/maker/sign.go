@@ -78,6 +78,14 @@ const maxLeaf = 128
 // SignRegistryStatement signs a registry statement over the leaf of a scrap or erase entry of this realm. Entries
 // of other types carry none.
 func (k *Keys) SignRegistryStatement(ctx context.Context, encoded []byte) ([]byte, error) {
+	if err := k.checkLeaf(encoded); err != nil {
+		return nil, fmt.Errorf("sign registry statement: %w", err)
+	}
+	return statement.Sign(ctx, k.identitySigning, statement.Registry, encoded)
+}
+
+// checkLeaf refuses all but a leaf of a scrap or erase entry of this realm.
+func (k *Keys) checkLeaf(encoded []byte) error {
 	var l leaf
 	err := detcbor.Unmarshal(encoded, &l, maxLeaf)
 	if err == nil {
@@ -90,10 +98,7 @@ func (k *Keys) SignRegistryStatement(ctx context.Context, encoded []byte) ([]byt
 	case l.Type != entryScrap && l.Type != entryErase:
 		err = fmt.Errorf("entry of type %d: only scrap (%d) and erase (%d) carry a statement", l.Type, entryScrap, entryErase)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("sign registry statement: %w", err)
-	}
-	return statement.Sign(ctx, k.identitySigning, statement.Registry, encoded)
+	return err
 }
 
 // submission is the wire form of a submission's payload (docs/formats.md).
@@ -115,6 +120,14 @@ const (
 
 // SignSubmission signs a submission of registry entries of this realm for the sequencer.
 func (k *Keys) SignSubmission(ctx context.Context, payload []byte) ([]byte, error) {
+	if err := k.checkSubmission(payload); err != nil {
+		return nil, fmt.Errorf("sign submission: %w", err)
+	}
+	return statement.Sign(ctx, k.submission, statement.Submission, payload)
+}
+
+// checkSubmission refuses all but a submission of this realm, within the sequencer's bounds.
+func (k *Keys) checkSubmission(payload []byte) error {
 	var s submission
 	err := detcbor.Unmarshal(payload, &s, maxSubmission)
 	if err == nil {
@@ -128,10 +141,7 @@ func (k *Keys) SignSubmission(ctx context.Context, payload []byte) ([]byte, erro
 			err = fmt.Errorf("entry %d has %d bytes: 1 to %d are allowed", i+1, len(e), maxEntry)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("sign submission: %w", err)
-	}
-	return statement.Sign(ctx, k.submission, statement.Submission, payload)
+	return err
 }
 
 // auditHead is the wire form of a head of the audit log (docs/formats.md).
@@ -146,6 +156,14 @@ type auditHead struct {
 
 // SignAuditHead signs a head of the audit log of this realm.
 func (k *Keys) SignAuditHead(ctx context.Context, payload []byte) ([]byte, error) {
+	if err := k.checkAuditHead(payload); err != nil {
+		return nil, fmt.Errorf("sign head of the audit log: %w", err)
+	}
+	return statement.Sign(ctx, k.audit, statement.AuditHead, payload)
+}
+
+// checkAuditHead refuses all but a head of this realm's audit log.
+func (k *Keys) checkAuditHead(payload []byte) error {
 	var h auditHead
 	err := detcbor.Unmarshal(payload, &h, maxLeaf)
 	if err == nil {
@@ -154,10 +172,7 @@ func (k *Keys) SignAuditHead(ctx context.Context, payload []byte) ([]byte, error
 	if err == nil && (h.Version != 1 || h.Sequence < 0 || len(h.Hash) != sha256.Size || h.Time <= 0) {
 		err = fmt.Errorf("version %d, entry %d, hash of %d bytes, time %d: these bytes are no head of version 1", h.Version, h.Sequence, len(h.Hash), h.Time)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("sign head of the audit log: %w", err)
-	}
-	return statement.Sign(ctx, k.audit, statement.AuditHead, payload)
+	return err
 }
 
 func (k *Keys) sameRealm(r identity.Realm) error {

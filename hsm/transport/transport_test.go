@@ -114,6 +114,7 @@ func TestRefused(t *testing.T) {
 }
 
 // FuzzReadLabel: a blob reads or doesn't.
+// FuzzReadLabel: what reads as something sent is written as the same bytes.
 func FuzzReadLabel(f *testing.F) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(f, err)
@@ -122,10 +123,46 @@ func FuzzReadLabel(f *testing.F) {
 	blob, err := transport.WrapSoftware(dev, public, "purpose/channel/1/1", make([]byte, 32))
 	must(f, err)
 	f.Add(blob)
+	f.Add(blob[:len(blob)-1])
+	f.Add(append(bytes.Clone(blob), 0))
 	f.Add([]byte{0x86, 1, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if label, err := transport.ReadLabel(b); err == nil && (label == "" || len(label) > transport.MaxLabel) {
-			t.Errorf("label %q", label)
+		label, err := transport.ReadLabel(b)
+		if err != nil {
+			return
+		}
+		if label == "" || len(label) > transport.MaxLabel || len(b) > transport.MaxBlob {
+			t.Errorf("label %q of %d bytes", label, len(b))
+		}
+		if again, err := transport.Again(b); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("%x reads, and is written as %x: %v", b, again, err)
+		}
+	})
+}
+
+// FuzzUnwrap: a token unwraps what was sent to it and nothing else, and no key of a refused one is left.
+func FuzzUnwrap(f *testing.F) {
+	h := softhsm.New(f)
+	tok, own, public := recipient(f, h, "to")
+	value := make([]byte, 32)
+	blob, err := transport.WrapSoftware(dev, public, "label", value)
+	must(f, err)
+	f.Add(blob)
+	for _, i := range []int{0, 10, 60, len(blob) - 50, len(blob) - 1} {
+		changed := bytes.Clone(blob)
+		changed[i] ^= 1
+		f.Add(changed)
+	}
+	longer, err := transport.WrapSoftware(dev, public, "label", make([]byte, 72))
+	must(f, err)
+	f.Add(longer)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		key, err := transport.Unwrap(t.Context(), tok, own, dev, "label", b, hsm.Spec{Kind: hsm.ChannelDeviceKey})
+		if err == nil {
+			must(t, key.Destroy(t.Context()))
+		}
+		if (err == nil) != bytes.Equal(b, blob) {
+			t.Fatalf("unwrapped %x: %v", b, err)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/devicekeys/devicekeys/detcbor"
@@ -188,6 +189,9 @@ func parseSecrets(b []byte) ([]SealedSecret, error) {
 	if err := detcbor.Unmarshal(b, &w, maxSecrets); err != nil {
 		return nil, fmt.Errorf("sealed secrets: %w", err)
 	}
+	if w == nil {
+		return nil, errors.New("sealed secrets: null in place of a list")
+	}
 	var secrets []SealedSecret
 	for _, s := range w {
 		secrets = append(secrets, SealedSecret{Entry: s.Entry, Sealed: s.Sealed})
@@ -209,6 +213,9 @@ func parseX509(b []byte) ([][]byte, error) {
 	var certificates [][]byte
 	if err := detcbor.Unmarshal(b, &certificates, maxX509); err != nil {
 		return nil, fmt.Errorf("certificates: %w", err)
+	}
+	if certificates == nil || slices.ContainsFunc(certificates, func(c []byte) bool { return c == nil }) {
+		return nil, errors.New("certificates: null in place of a list or of a certificate")
 	}
 	if len(certificates) == 0 {
 		return nil, nil

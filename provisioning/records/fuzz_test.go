@@ -28,8 +28,42 @@ func FuzzSecrets(f *testing.F) {
 			return
 		}
 		again, err := encodeSecrets(s)
-		if err == nil && len(s) > 0 && !bytes.Equal(again, b) {
-			t.Fatalf("%x reads, and is written as %x", b, again)
+		for _, one := range s {
+			if _, wrong := keypackage.ParseSealed(one.Sealed, maxSecrets); wrong != nil {
+				if err == nil {
+					t.Fatalf("written, though %q is not sealed: %v", one.Entry, wrong)
+				}
+				return // what reads is opened entry by entry, and refused there
+			}
+		}
+		if err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("%x reads, and is written as %x: %v", b, again, err)
+		}
+	})
+}
+
+// FuzzX509: a device's certificates read as what is written as the same bytes.
+func FuzzX509(f *testing.F) {
+	for _, c := range [][][]byte{nil, {{0x30, 0}}, {{0x30, 0}, make([]byte, 600)}, {{}}} {
+		b, err := encodeX509(c)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+		f.Add(b[:len(b)-1])
+	}
+	f.Add([]byte{0xf6})       // null
+	f.Add([]byte{0x81, 0xf6}) // null for a certificate
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := parseX509(b)
+		if err != nil {
+			if c != nil {
+				t.Fatal("certificates beside an error")
+			}
+			return
+		}
+		if again, err := encodeX509(c); err != nil || !bytes.Equal(again, b) || len(b) > maxX509 {
+			t.Fatalf("%x reads, and is written as %x: %v", b, again, err)
 		}
 	})
 }

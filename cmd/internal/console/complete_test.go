@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/devicekeys/devicekeys/untested"
 )
 
 // completions are what the user has typed, the cursor at the end, and the words that may follow.
@@ -57,7 +59,7 @@ func shell(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("%s is not installed, so its completion is not tested here", name)
+		untested.Except(t, "completion in %s, which is not installed", name)
 	}
 	c := exec.CommandContext(t.Context(), path, args...)
 	c.Dir = dir
@@ -117,7 +119,7 @@ func TestCompletionByKey(t *testing.T) {
 			t.Parallel()
 			for _, program := range []string{"script", name} {
 				if _, err := exec.LookPath(program); err != nil {
-					t.Skipf("%s is not installed, so its tab key is not tested here", program)
+					untested.Except(t, "the tab key in %s: %s is not installed", name, program)
 				}
 			}
 			dir := programFolder(t)

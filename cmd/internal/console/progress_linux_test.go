@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/untested"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,7 +19,7 @@ func terminal(t *testing.T) (user, program *os.File) {
 	t.Helper()
 	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("no pseudo-terminal here, so the progress bar is not tested: %v", err)
+		untested.Except(t, "the progress bar: there is no pseudo-terminal: %v", err)
 	}
 	t.Cleanup(func() { user.Close() })
 	if err := unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err != nil {
@@ -30,7 +31,7 @@ func terminal(t *testing.T) (user, program *os.File) {
 	}
 	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("no pseudo-terminal here, so the progress bar is not tested: %v", err)
+		untested.Except(t, "the progress bar: there is no pseudo-terminal: %v", err)
 	}
 	return user, program
 }

@@ -1,11 +1,9 @@
 package tokenconfig
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -14,13 +12,11 @@ import (
 	"time"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
+	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/provisioning/grant"
 )
-
-// maxPEM bounds a certificate file, in bytes: a chain of a few certificates has under 10 KiB.
-const maxPEM = 64 << 10
 
 // TLSKeyLabel gives the label of a program's TLS key in its token: "dev-tls-spp".
 func TLSKeyLabel(realm identity.Realm, program string) string {
@@ -173,31 +169,13 @@ func chainFile(file string) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("read certificate: %w", err)
 	}
 	defer f.Close() // opened for reading: nothing to lose
-	text, err := io.ReadAll(io.LimitReader(f, maxPEM+1))
+	text, err := io.ReadAll(io.LimitReader(f, devicecert.MaxPEM+1))
 	if err != nil {
 		return nil, fmt.Errorf("read certificate: %w", err)
 	}
-	if len(text) > maxPEM {
-		return nil, fmt.Errorf("read certificate %q: it is above the limit of %d bytes", file, maxPEM)
-	}
-	var chain []*x509.Certificate
-	for {
-		var block *pem.Block
-		block, text = pem.Decode(text)
-		if block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("read certificate %q: it holds a PEM block %q, only CERTIFICATE is expected", file, block.Type)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("read certificate %q: %w", file, err)
-		}
-		chain = append(chain, c)
-	}
-	if len(chain) == 0 || len(bytes.TrimSpace(text)) != 0 {
-		return nil, fmt.Errorf("read certificate %q: PEM blocks CERTIFICATE are expected and nothing else", file)
+	chain, err := devicecert.ParsePEM(text)
+	if err != nil {
+		return nil, fmt.Errorf("file %q: %w", file, err)
 	}
 	return chain, nil
 }
