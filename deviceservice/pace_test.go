@@ -185,6 +185,10 @@ func (b *bench) device(suite channel.Suite, n int) channel.DeviceConfig {
 		cert := b.devices.certify(b.t, pair.Public(), devicecert.Request{Record: &record})
 		d.MAC, d.TLS.Certificates = nil, []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: pair}}
 		b.slow.list[record] = append(b.slow.list[record], cert.Raw)
+		if known, ok := b.slow.devices[id]; ok {
+			known.Certificates += issued.CertificatesOf(cert.Raw)
+			b.slow.devices[id] = known
+		}
 	}
 	return d
 }
