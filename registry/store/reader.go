@@ -23,7 +23,7 @@ type Reader struct {
 type Row struct {
 	registry.Stored
 	SealedHash [sha256.Size]byte
-	Erased     bool // the sealed record is gone; the entry's other fields stand
+	Erased     bool // the sealed record, or what a certificates entry has in its place, is gone; the entry's other fields stand
 }
 
 const columns = `e.seq, e.realm, e.type, e.record_id, e.generation, e.sealed, e.sealed_hash, e.statement, e.leaf_hash`
@@ -38,12 +38,14 @@ cross join lateral (select * from entry where record_id = substring($1::bytea fr
 
 	atQuery = `select ` + columns + ` from entry e where record_id = $1 and generation = $2 order by type`
 
-	// Of a device that was scrapped, or has a newer generation, nothing is given.
-	current = ` and not exists (select from entry s where s.record_id = e.record_id and (s.type = 3 or s.type in (1, 2) and s.generation > e.generation))`
+	// Of a device that was scrapped, or has a newer generation, nothing is given, and nothing of a generation that was erased.
+	current = ` and not exists (select from entry s where s.record_id = e.record_id
+	and (s.type = 3 or s.type = 4 and s.generation = e.generation or s.type in (1, 2) and s.generation > e.generation))`
 
 	certificatesQuery = `select ` + columns + ` from entry e where e.record_id = $1 and e.type = 5` + current + ` order by e.generation desc limit 1`
 
-	directoryQuery = `select ` + columns + ` from (select seq from directory where urn = $1 order by seq desc limit 1) d join entry e on e.seq = d.seq where true` + current
+	// The last entry among those that hold: one of a device that is out of use may come after that of the identity's next one.
+	directoryQuery = `select ` + columns + ` from directory d join entry e on e.seq = d.seq where d.urn = $1` + current + ` order by d.seq desc limit 1`
 
 	rangeQuery = `select ` + columns + ` from entry e where seq >= $1 and seq < $1 + $2::bigint order by seq`
 )
@@ -95,9 +97,8 @@ func (r *Reader) Newest(ctx context.Context, ids []identity.RecordID) (map[ident
 	}
 	out := make(map[identity.RecordID]registry.Stored, len(found))
 	for _, row := range found {
-		if row.Erased {
-			// Erasing appends the erase entry first, which is newer than what it erases.
-			return nil, fmt.Errorf("look up record %s: %w: entry %d was erased, and no erase entry stands", row.Entry.Record.Short(), ErrDamaged, row.Sequence)
+		if err := row.held(); err != nil {
+			return nil, fmt.Errorf("look up record %s: %w", row.Entry.Record.Short(), err)
 		}
 		out[row.Entry.Record] = row.Stored
 	}
@@ -149,6 +150,9 @@ func one(rows *sql.Rows, err error) (registry.Stored, error) {
 	if err == nil && len(found) == 0 {
 		err = registry.ErrNotFound
 	}
+	if err == nil {
+		err = found[0].held()
+	}
 	if err != nil {
 		return registry.Stored{}, err
 	}
@@ -180,6 +184,15 @@ func (r *Reader) Check(ctx context.Context) error {
 	return err
 }
 
+// held fails where the payload is gone and the entry was found all the same. Erasing appends the erase entry
+// first, and what it erases isn't found by Newest, Certificates and Directory any more.
+func (r Row) held() error {
+	if r.Erased {
+		return fmt.Errorf("%w: entry %d was erased, and no erase entry stands", ErrDamaged, r.Sequence)
+	}
+	return nil
+}
+
 func collect(rows *sql.Rows, err error) ([]Row, error) {
 	if err != nil {
 		return nil, err
@@ -207,7 +220,7 @@ func scanRow(rows *sql.Rows) (Row, error) {
 	if err := fixed(record, e.Record[:], sealedHash, row.SealedHash[:], leafHash, row.LeafHash[:]); err != nil {
 		return Row{}, fmt.Errorf("entry %d: %w", row.Sequence, err)
 	}
-	row.Erased = e.Type.HasRecord() && e.Sealed == nil
+	row.Erased = !e.Type.HasStatement() && e.Sealed == nil
 	if !row.Erased && sha256.Sum256(e.Sealed) != row.SealedHash {
 		return Row{}, fmt.Errorf("entry %d: %w: the sealed record is not the one that was accepted", row.Sequence, ErrDamaged)
 	}
