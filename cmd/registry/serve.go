@@ -56,7 +56,6 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closing(&err, reader.Close)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	server.Handler, err = registry.NewHandler(reader, registry.HandlerOptions{
