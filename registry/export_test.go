@@ -24,6 +24,9 @@ var (
 	WellSealed         = wellSealed
 )
 
+// ParsePayload reads a submission without the statement around it.
+var ParsePayload = parseSubmission
+
 // Check checks a submission's form.
 func (s Submission) Check() error { return s.check() }
 
