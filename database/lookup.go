@@ -77,7 +77,10 @@ func (c *conn) lookup(ctx context.Context, query string) (pqStmt, error) {
 	}
 	st, err := c.pqConn.PrepareContext(ctx, query)
 	if err != nil {
-		return nil, c.judge(ctx, err)
+		if err = c.judge(ctx, err); ctx.Err() != nil {
+			return nil, ctx.Err() // lib/pq has the server cancel it, and the connection is lost
+		}
+		return nil, err
 	}
 	inner, ok := st.(pqStmt)
 	if !ok {
