@@ -71,6 +71,10 @@ type conn struct {
 	inTx         bool // between BeginTx and the end of the transaction
 	readOnly     bool // the transaction was asked to be, so that a refused write says nothing about the server
 	unreplicated bool // the server warned, in answer to what was sent last
+
+	lookups     map[string]pqStmt // query → prepared, see Lookup
+	values      []driver.Value    // room for a row of a lookup
+	interrupted bool              // the socket was given a deadline that is over
 }
 
 var _ pqConn = (*conn)(nil)
@@ -86,7 +90,9 @@ func newConn(from *connector, inner pqConn, s *socket, epoch int64) *conn {
 }
 
 // IsValid is asked when the connection goes back to the pool.
-func (c *conn) IsValid() bool { return c.epoch == c.from.epoch.Load() && c.pqConn.IsValid() }
+func (c *conn) IsValid() bool {
+	return !c.interrupted && c.epoch == c.from.epoch.Load() && c.pqConn.IsValid()
+}
 
 // ResetSession is asked when it comes out.
 func (c *conn) ResetSession(ctx context.Context) error {

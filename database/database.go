@@ -29,6 +29,9 @@
 // The queries themselves are the stores' business; this package knows no table but
 // the migrations' own.
 //
+// Reads that a program makes thousands of times a second go another way ([Lookup]): the same
+// connections and bounds, without a goroutine for each query.
+//
 // Errors: [Transient] says whether trying again may help, [UniqueViolation] whether
 // the row was there already. [InTx] runs a transaction and repeats it where Postgres
 // said that it didn't happen.

@@ -119,6 +119,9 @@ func parseBatch(raw []byte) (map[identity.RecordID]Stored, []identity.RecordID, 
 		return nil, nil, fmt.Errorf("read batch: version %d with %d entries and %d missing: version %d and at most %d are expected",
 			w.Version, len(w.Entries), len(w.Missing), batchVersion, MaxBatch)
 	}
+	if w.Entries == nil || w.Missing == nil {
+		return nil, nil, fmt.Errorf("read batch: null stands for the entries or the missing records: an empty array is expected")
+	}
 	found := map[identity.RecordID]Stored{}
 	for i, p := range w.Entries {
 		e, err := ParseEntry(p.Entry)

@@ -39,11 +39,8 @@ func (h *Handler) serveLookup(w http.ResponseWriter, r *http.Request) {
 	}
 	// One token was taken when the request came in; the source's work counts.
 	now := time.Now()
-	if more := (len(ids) - 1) / batchPerToken; more > 0 {
-		if wait, ok := h.limits.take(h.limits.client(r), more, now); !ok {
-			h.limited(w, wait)
-			return
-		}
+	if more := (len(ids) - 1) / batchPerToken; more > 0 && !h.charge(w, r, more, now) {
+		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), sourceTimeout)
 	defer cancel()

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/devicekeys/devicekeys/identity"
 )
 
@@ -21,6 +23,9 @@ var (
 	ParseOddSubmission = parseOddSubmission
 	WellSealed         = wellSealed
 )
+
+// ParsePayload reads a submission without the statement around it.
+var ParsePayload = parseSubmission
 
 // Check checks a submission's form.
 func (s Submission) Check() error { return s.check() }
@@ -69,13 +74,18 @@ func NewLimiter(perSecond float64, burst, most int, proxies ...netip.Prefix) *Li
 	return newLimiter(perSecond, burst, most, proxies)
 }
 
+// SetTotal bounds all clients together.
+func (l *Limiter) SetTotal(perSecond float64, burst int) {
+	l.total = rate.NewLimiter(rate.Limit(perSecond), burst)
+}
+
 // Take takes one token.
 func (l *Limiter) Take(addr string, now time.Time) (time.Duration, bool) {
 	return l.take(netip.MustParseAddr(addr), 1, now)
 }
 
 // Len gives the number of buckets.
-func (l *Limiter) Len() int { return len(l.byAddr) }
+func (l *Limiter) Len() int { return len(l.byNetwork) }
 
 // ClientOf gives the address a request counts for.
 var ClientOf = (*limiter).client

@@ -130,17 +130,36 @@ func FuzzLookup(f *testing.F) {
 	})
 }
 
+// What is read of a batch encodes to the same bytes, but for the order of its entries, which isn't kept.
 func FuzzBatch(f *testing.F) {
-	b := registry.Batch{Entries: []registry.Answer{{Entry: registrytest.Encode(f, registrytest.Entry(f, 1, 1))}}}
-	raw, err := b.EncodeCBOR()
-	if err != nil {
-		f.Fatal(err)
+	one := registry.Answer{Sequence: 7, Entry: registrytest.Encode(f, registrytest.Entry(f, 1, 1))}
+	two := registry.Answer{Sequence: 300, Entry: registrytest.Encode(f, registrytest.Public(f, 2, 1, "urn:x:1"))}
+	for _, b := range []registry.Batch{{}, {Entries: []registry.Answer{one}}, {Entries: []registry.Answer{one, two}}, {Missing: []identity.RecordID{{1}, {2}}}} {
+		raw, err := b.EncodeCBOR()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
 	}
-	f.Add(raw)
+	f.Add([]byte{0x83, 1, 0xf6, 0xf6})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		found, missing, err := registry.ParseBatch(raw)
-		if err == nil && len(found)+len(missing) > registry.MaxBatch {
+		if err != nil {
+			return
+		}
+		if len(found)+len(missing) > registry.MaxBatch {
 			t.Fatalf("a batch of %d", len(found)+len(missing))
+		}
+		again := registry.Batch{Missing: missing}
+		for id, s := range found {
+			if s.Entry.Record != id || s.Sequence < 0 || s.LeafHash != s.Entry.LeafHash() {
+				t.Fatalf("record %s gives %+v", id, s)
+			}
+			again.Entries = append(again.Entries, registry.Answer{Sequence: s.Sequence, Entry: registrytest.Encode(t, s.Entry)})
+		}
+		b, err := again.EncodeCBOR()
+		if err != nil || len(b) != len(raw) || len(found) < 2 && !bytes.Equal(b, raw) {
+			t.Fatalf("%x was read and is written %x, %v", raw, b, err)
 		}
 	})
 }
@@ -151,7 +170,7 @@ type shelf []registry.Entry
 func (s shelf) Newest(_ context.Context, ids []identity.RecordID) (map[identity.RecordID]registry.Stored, error) {
 	found := map[identity.RecordID]registry.Stored{}
 	for i, e := range s {
-		if slices.Contains(ids, e.Record) && found[e.Record].Entry.Generation <= e.Generation {
+		if e.Type != registry.Certificates && slices.Contains(ids, e.Record) && found[e.Record].Entry.Generation <= e.Generation {
 			found[e.Record] = registry.Stored{Entry: e, Sequence: int64(i), LeafHash: e.LeafHash()}
 		}
 	}
@@ -177,7 +196,30 @@ func (s shelf) At(_ context.Context, id identity.RecordID, g identity.Generation
 	return found, nil
 }
 
+func (s shelf) Certificates(_ context.Context, id identity.RecordID) (registry.Stored, error) {
+	return s.published(func(e registry.Entry, _ registry.PublicCertificates) bool { return e.Record == id })
+}
+
+func (s shelf) Directory(_ context.Context, urn string) (registry.Stored, error) {
+	return s.published(func(_ registry.Entry, p registry.PublicCertificates) bool { return p.Identity == urn })
+}
+
+func (s shelf) published(is func(registry.Entry, registry.PublicCertificates) bool) (registry.Stored, error) {
+	for i, e := range s {
+		if e.Type != registry.Certificates {
+			continue
+		}
+		if p, err := registry.ParsePublicCertificates(e.Sealed); err != nil || is(e, p) {
+			return registry.Stored{Entry: e, Sequence: int64(i), LeafHash: e.LeafHash()}, err
+		}
+	}
+	return registry.Stored{}, registry.ErrNotFound
+}
+
 func (s shelf) Check(context.Context) error { return nil }
+
+// fuzzedURN is an identity in the directory.
+const fuzzedURN = "urn:gsma:imei:00440245-000004-0"
 
 // FuzzHTTP sends the handler any request that net/http reads: whatever the
 // method, the path, the header and the body, the answer is an entry, one of the
@@ -188,12 +230,15 @@ func FuzzHTTP(f *testing.F) {
 	entries := shelf{
 		registrytest.Entry(f, 1, 1), registrytest.Entry(f, 2, 1), registrytest.Entry(f, 1, 2),
 		registrytest.End(f, 1, 2, registry.Scrap, rom), registrytest.Entry(f, 3, 1), registrytest.End(f, 3, 1, registry.Erase, rom),
+		registrytest.Entry(f, 4, 1), registrytest.Public(f, 4, 1, fuzzedURN),
 	}
-	h, err := registry.NewHandler(entries, registry.HandlerOptions{Log: slog.New(slog.DiscardHandler), Rate: 1e9, Burst: 1e9})
+	h, err := registry.NewHandler(entries, registry.HandlerOptions{Log: slog.New(slog.DiscardHandler), Rate: 1e9, Burst: 1e9,
+		Directory: true, DirectoryRate: 1e9, DirectoryBurst: 1e9})
 	if err != nil {
 		f.Fatal(err)
 	}
 	one, erased := entries[0].Record.String(), registrytest.Chip(f, 3).RecordID().String()
+	listed := registrytest.Chip(f, 4).RecordID().String()
 	lookup := `{"records":["` + one + `","` + erased + `"]}`
 	for _, s := range []string{
 		"GET /records/" + one + " HTTP/1.1\r\nHost: r\r\n\r\n",
@@ -204,6 +249,10 @@ func FuzzHTTP(f *testing.F) {
 		"GET /records/%2e%2e/" + strings.ToUpper(one) + "?a=b HTTP/1.1\r\nHost: r\r\nRange: bytes=0-1\r\n\r\n",
 		"POST /records:lookup HTTP/1.1\r\nHost: r\r\nContent-Type: application/json\r\nContent-Length: " + fmt.Sprint(len(lookup)) + "\r\n\r\n" + lookup,
 		"POST /records:lookup HTTP/1.1\r\nHost: r\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n\r\n",
+		"GET /certificates/" + listed + " HTTP/1.1\r\nHost: r\r\n\r\n", "GET /certificates/" + one + " HTTP/1.1\r\nHost: r\r\nAccept: application/json\r\n\r\n",
+		"HEAD /certificates/" + listed[1:] + " HTTP/1.1\r\nHost: r\r\n\r\n",
+		"GET /directory/" + fuzzedURN + " HTTP/1.1\r\nHost: r\r\n\r\n", "GET /directory/urn%3agsma%3Aimei:00440245-000004-0 HTTP/1.1\r\nHost: r\r\nIf-None-Match: *\r\n\r\n",
+		"GET /directory/urn:x%2F..%00%ff HTTP/1.1\r\nHost: r\r\n\r\n", "GET /directory/" + strings.Repeat("u", 200) + " HTTP/1.1\r\nHost: r\r\n\r\n",
 		"OPTIONS * HTTP/1.1\r\nHost: r\r\n\r\n", "CONNECT r:80 HTTP/1.1\r\nHost: r\r\n\r\n", "DELETE /healthz HTTP/1.1\r\nHost: r\r\nX-Forwarded-For: ::1, x\r\n\r\n",
 		"GET /openapi.json HTTP/1.1\r\nHost: r\r\nAccept-Encoding: gzip\r\n\r\n", "GET http://r/healthz HTTP/1.1\r\nHost: r\r\n\r\n",
 	} {
@@ -243,7 +292,11 @@ func FuzzHTTP(f *testing.F) {
 			t.Fatalf("%d: %s", w.Code, w.Body)
 		case media == registry.MediaCBOR && r.Method == http.MethodGet:
 			e, err := registry.ParseEntry(w.Body.Bytes())
-			if err != nil || !strings.Contains(r.URL.Path, e.Record.String()) {
+			public := strings.HasPrefix(r.URL.Path, "/certificates/") || strings.HasPrefix(r.URL.Path, "/directory/")
+			if public != (e.Type == registry.Certificates) {
+				t.Fatalf("%s gives a %s entry", r.URL.Path, e.Type)
+			}
+			if err != nil || !strings.Contains(r.URL.Path, e.Record.String()) && r.URL.Path != "/directory/"+fuzzedURN {
 				t.Fatalf("%s gives the entry of %s, %v", r.URL.Path, e.Record, err)
 			}
 		case media == registry.MediaCBOR && r.Method == http.MethodPost:
@@ -267,6 +320,10 @@ func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
 // the server's status said so.
 func FuzzAnswer(f *testing.F) {
 	e := registrytest.Entry(f, 1, 1)
+	id, err := identity.FromValue(identity.TypeIMEI, "00440245000001")
+	if err != nil {
+		f.Fatal(err)
+	}
 	batch, err := registry.Batch{Entries: []registry.Answer{{Sequence: 7, Entry: registrytest.Encode(f, e)}}}.EncodeCBOR()
 	if err != nil {
 		f.Fatal(err)
@@ -275,6 +332,10 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(200, "application/cbor", "-1", registrytest.Encode(f, registrytest.Entry(f, 2, 1)))
 	f.Add(200, "application/cbor", "", batch)
 	f.Add(200, "text/html", "", []byte("<html>"))
+	urn := id.URN()
+	f.Add(200, "application/cbor", "8", registrytest.Encode(f, registrytest.Public(f, 1, 1, urn)))
+	f.Add(200, "application/cbor", "8", registrytest.Encode(f, registrytest.Public(f, 2, 3, urn)))
+	f.Add(200, "application/cbor", "8", registrytest.Encode(f, registrytest.Public(f, 1, 1, "")))
 	f.Add(404, registry.MediaProblem, "5", []byte(`{"type":"/openapi.json#/components/responses/not-found","status":404,"title":"there is no such record"}`))
 	f.Add(410, registry.MediaProblem, "99999999", []byte(`{"type":"/openapi.json#/components/responses/erased","status":410}`))
 	f.Add(503, "", "3", []byte{})
@@ -301,6 +362,18 @@ func FuzzAnswer(f *testing.F) {
 		judge(err)
 		if err == nil && (got.Record != e.Record || got.Realm != e.Realm || status != 200 || served.Sequence < -1 || len(body) > registry.MaxEntry) {
 			t.Fatalf("status %d: record %s, %+v", status, got.Record, served)
+		}
+		hc.Transport = answering{http.Response{StatusCode: status, Header: http.Header{"Content-Type": {media}}, Body: io.NopCloser(bytes.NewReader(body))}}
+		public, g, err := c.Certificates(t.Context(), e.Record)
+		judge(err)
+		if err == nil && (g == 0 || len(public.X509) == 0 || status != 200) {
+			t.Fatalf("status %d: certificates of generation %d: %+v", status, g, public)
+		}
+		hc.Transport = answering{http.Response{StatusCode: status, Header: http.Header{"Content-Type": {media}}, Body: io.NopCloser(bytes.NewReader(body))}}
+		listed, record, err := c.Directory(t.Context(), id)
+		judge(err)
+		if err == nil && (listed.Identity != id.URN() || record == identity.RecordID{} || len(listed.X509) == 0 || status != 200) {
+			t.Fatalf("status %d: record %s: %+v", status, record, listed)
 		}
 		hc.Transport = answering{http.Response{StatusCode: status, Header: http.Header{"Content-Type": {media}}, Body: io.NopCloser(bytes.NewReader(body))}}
 		many, err := c.Batch(t.Context(), []identity.RecordID{e.Record})

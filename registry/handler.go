@@ -57,10 +57,11 @@ func NewHandler(source Source, o HandlerOptions) (*Handler, error) {
 	h := &Handler{
 		source: source, opts: o, log: o.Log, logSome: rate.Sometimes{Interval: time.Second},
 		cache: newCache(o.CacheBytes), missing: newCache(missingBytes),
-		limits:    newLimiter(o.Rate, o.Burst, maxAddresses, o.TrustedProxies),
-		directory: newLimiter(o.DirectoryRate, o.DirectoryBurst, maxAddresses, o.TrustedProxies),
+		limits:    newLimiter(o.Rate, o.Burst, maxNetworks, o.TrustedProxies),
+		directory: newLimiter(o.DirectoryRate, o.DirectoryBurst, maxNetworks, o.TrustedProxies),
 		mux:       http.NewServeMux(),
 	}
+	h.directory.total = rate.NewLimiter(rate.Limit(o.DirectoryTotalRate), o.directoryTotalBurst())
 	h.public, _ = source.(PublicSource)
 	h.metrics = newHTTPMetrics(o.Registerer, h.cache)
 	for _, r := range routes {
@@ -167,7 +168,17 @@ const recordDigits = 2 * len(identity.RecordID{})
 
 // admit takes a token for a request, or answers that there is none.
 func (h *Handler) admit(w *statusWriter, r *http.Request) bool {
-	wait, ok := h.limits.take(h.limits.client(r), 1, w.begin)
+	return h.charge(w, r, 1, w.begin)
+}
+
+// charge takes tokens from a request's client, or answers that there are none. Those whom the
+// configuration names pay nothing.
+func (h *Handler) charge(w http.ResponseWriter, r *http.Request, tokens int, now time.Time) bool {
+	client := h.limits.client(r)
+	if among(client, h.opts.Unlimited) {
+		return true
+	}
+	wait, ok := h.limits.take(client, tokens, now)
 	if !ok {
 		h.limited(w, wait)
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -632,9 +633,47 @@ func TestHandlerOptions(t *testing.T) {
 		"negative rate":      {Rate: -1},
 		"negative cache":     {CacheBytes: -1},
 		"burst below batch":  {Burst: 9},
+		"directory rate":     {Directory: true, DirectoryRate: 20.5},
+		"directory burst":    {Directory: true, DirectoryBurst: 101},
+		"directory total":    {DirectoryTotalRate: -1},
 	} {
 		if _, err := registry.NewHandler(nil, o); err == nil {
 			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+// quoted gives so many record ids in JSON.
+func quoted(n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprintf(`"%064x"`, i+1)
+	}
+	return ids
+}
+
+// Those whom the configuration names have no limit, but in the directory.
+func TestUnlimited(t *testing.T) {
+	t.Parallel()
+	d, entries := sample(t)
+	one, lookup := entries[0].Record.String(), `{"records":[`+strings.Join(quoted(20), ",")+`]}`
+	for name, want := range map[string]int{"192.0.2.0/24": 429, "127.0.0.0/8": 200} {
+		s := serve(t, d, func(o *registry.HandlerOptions) {
+			o.Rate, o.Burst, o.Unlimited = 0.001, 10, []netip.Prefix{netip.MustParsePrefix(name), netip.MustParsePrefix("2001:db8::1/128")}
+			o.Directory, o.DirectoryRate, o.DirectoryBurst = true, 0.001, 1
+		})
+		for range 10 {
+			s.ask(t, "GET", "/records/"+one, "")
+		}
+		if resp, body := s.ask(t, "GET", "/records/"+one, ""); resp.StatusCode != want {
+			t.Errorf("%s: %d: %s", name, resp.StatusCode, body)
+		}
+		if resp, body := s.ask(t, "POST", "/records:lookup", lookup, "Content-Type: application/json"); resp.StatusCode != want {
+			t.Errorf("%s: a batch: %d: %s", name, resp.StatusCode, body)
+		}
+		s.ask(t, "GET", "/directory/urn:dev:mac:2", "")
+		if resp, _ := s.ask(t, "GET", "/directory/urn:dev:mac:2", ""); resp.StatusCode != 429 {
+			t.Errorf("%s: the directory: %d", name, resp.StatusCode)
 		}
 	}
 }

@@ -54,6 +54,70 @@ func TestLimiterTable(t *testing.T) {
 	}
 }
 
+// Who has a whole /48 of IPv6 gets more than one with a /64, and not as much more as it has addresses.
+func TestLimiterNetworks(t *testing.T) {
+	t.Parallel()
+	const burst = 3
+	now := time.Now()
+	for _, row := range []struct {
+		name string
+		addr func(i int) string
+		want int // of a thousand at once
+	}{
+		{"one address", func(int) string { return "2001:db8::1" }, burst},
+		{"a /64", func(i int) string { return fmt.Sprintf("2001:db8::%x", i) }, burst},
+		{"a /56", func(i int) string { return fmt.Sprintf("2001:db8:0:%x::1", i%256) }, 4 * burst},
+		{"a /48", func(i int) string { return fmt.Sprintf("2001:db8:0:%x::1", i) }, 16 * burst},
+		{"a /48, apart", func(i int) string { return fmt.Sprintf("2001:db8:0:%x::1", i<<8&0xffff|i) }, 16 * burst},
+		{"two /48", func(i int) string { return fmt.Sprintf("2001:db8:%x:%x::1", i%2, i) }, 32 * burst},
+		{"IPv4", func(i int) string { return fmt.Sprintf("10.0.%d.%d", i/250, i%250) }, 1000},
+	} {
+		l := registry.NewLimiter(0.001, burst, 10_000)
+		got := 0
+		for i := range 1000 {
+			if _, ok := l.Take(row.addr(i), now); ok {
+				got++
+			}
+		}
+		if got != row.want {
+			t.Errorf("%s: %d of a thousand at once, want %d", row.name, got, row.want)
+		}
+		if n := l.Len(); row.name == "a /48" && n > 1+256+16*burst {
+			t.Errorf("%s, over its limit, fills the table: %d buckets", row.name, n)
+		}
+	}
+}
+
+// All clients together are bounded, and one that is over its own limit takes nothing from the others.
+func TestLimiterTotal(t *testing.T) {
+	t.Parallel()
+	l := registry.NewLimiter(1, 3, 100)
+	l.SetTotal(10, 20)
+	now := time.Now()
+	for range 1000 {
+		l.Take("192.0.2.1", now)
+		l.Take("2001:db8::1", now)
+	}
+	got := 0
+	for i := range 100 {
+		if _, ok := l.Take(fmt.Sprintf("10.0.0.%d", i), now); ok {
+			got++
+		}
+	}
+	if got != 20-3-3 {
+		t.Errorf("%d of a hundred others, want 14", got)
+	}
+	if wait, ok := l.Take("10.0.0.200", now); ok || wait != 100*time.Millisecond {
+		t.Errorf("one more: %v, wait %s", ok, wait)
+	}
+	if _, ok := l.Take("10.0.0.200", now.Add(100*time.Millisecond)); !ok {
+		t.Error("no lookup when it was said to be possible")
+	}
+	if l.Len() > 2+3+20 {
+		t.Errorf("%d buckets: those who were refused by the total have some", l.Len())
+	}
+}
+
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
 	l := registry.NewLimiter(1, 1, 10, netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"))
@@ -69,10 +133,10 @@ func TestClientAddress(t *testing.T) {
 		{"10.0.0.1:1000", []string{"203.0.113.9", "198.51.100.1, 10.0.0.2"}, "198.51.100.1"},
 		{"10.0.0.1:1000", []string{"nonsense"}, "10.0.0.1"},
 		{"10.0.0.1:1000", nil, "10.0.0.1"},
-		{"[2001:db8:1:2:3:4:5:6]:1000", nil, "2001:db8:1:2::"},
-		{"[fd00::1]:1000", []string{"2001:db8:1:2::9"}, "2001:db8:1:2::"},
+		{"[2001:db8:1:2:3:4:5:6]:1000", nil, "2001:db8:1:2:3:4:5:6"},
+		{"[fd00::1]:1000", []string{"2001:db8:1:2::9"}, "2001:db8:1:2::9"},
 		{"[::ffff:192.0.2.1]:1000", nil, "192.0.2.1"},
-		{"[fe80::1%eth0]:1000", nil, "fe80::"},
+		{"[fe80::1%eth0]:1000", nil, "fe80::1"},
 	} {
 		r := &http.Request{RemoteAddr: row.peer, Header: http.Header{"X-Forwarded-For": row.forwarded}}
 		if got := registry.ClientOf(l, r); got.String() != row.want {

@@ -54,6 +54,18 @@ func TestOneEncoding(t *testing.T) {
 			}
 			return written(t, b, r.Encode)
 		})
+		sub := registry.Submission{Realm: identity.Production, Submitter: rapid.StringMatching(`[a-z0-9-]{1,64}`).Draw(t, "submitter"),
+			Entries: rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 1, 40), 1, 3).Draw(t, "entries")}
+		if raw, err = sub.Encode(); err != nil {
+			t.Fatal(err)
+		}
+		detcbortest.OneEncoding(t, "submission", raw, func(b []byte) ([]byte, error) {
+			s, err := registry.ParsePayload(b)
+			if err != nil {
+				return nil, err
+			}
+			return written(t, b, s.Encode)
+		})
 	})
 }
 
@@ -72,7 +84,7 @@ func TestLeafInjective(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func() registry.Entry {
-			return registry.Entry{Realm: identity.Realm(rapid.IntRange(1, 2).Draw(t, "realm")), Type: registry.EntryType(rapid.IntRange(1, 4).Draw(t, "type")),
+			return registry.Entry{Realm: identity.Realm(rapid.IntRange(1, 2).Draw(t, "realm")), Type: registry.EntryType(rapid.IntRange(1, 5).Draw(t, "type")),
 				Record: identity.RecordID{rapid.ByteRange(1, 3).Draw(t, "record id")}, Generation: identity.Generation(rapid.Uint32Range(1, 3).Draw(t, "generation")),
 				Sealed: rapid.SliceOfN(rapid.Byte(), 0, 2).Draw(t, "sealed")}
 		}

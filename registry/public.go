@@ -34,7 +34,8 @@ func (h *Handler) serveDirectory(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if wait, ok := h.directory.take(h.directory.client(r), 1, time.Now()); !ok {
-		problemLimited.writeRetry(w, wait, fmt.Sprintf("%g lookups by identity per second and %d at once are allowed", h.opts.DirectoryRate, h.opts.DirectoryBurst))
+		problemLimited.writeRetry(w, wait, fmt.Sprintf("%g lookups by identity per second and %d at once are allowed, and %g per second to all clients together",
+			h.opts.DirectoryRate, h.opts.DirectoryBurst, h.opts.DirectoryTotalRate))
 		return
 	}
 	h.servePublic(w, r, fmt.Sprintf("identity %.64q", urn), func(ctx context.Context) (Stored, error) { return h.public.Directory(ctx, urn) })

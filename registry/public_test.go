@@ -63,13 +63,20 @@ func TestPublished(t *testing.T) {
 	}
 	d.Append(registrytest.End(t, 1, 2, registry.Scrap, rom))
 	found(0)
-	// The identity's next chip.
+	// The identity's next chip, and what is published of one out of use, late.
 	d.Append(registrytest.Entry(t, 2, 1), registrytest.Public(t, 2, 1, imei.URN()))
+	d.Append(registrytest.Entry(t, 3, 1), registrytest.End(t, 3, 1, registry.Scrap, rom), registrytest.Public(t, 3, 1, imei.URN()))
 	record = registrytest.Chip(t, 2).RecordID()
 	found(1)
 	production := client(t, s.URL, identity.Production)
 	if _, _, err := production.Certificates(t.Context(), record); err == nil {
 		t.Error("an entry of another realm was taken")
+	}
+	// What was erased is published no more, the record and all that stands beside it.
+	d.Append(registrytest.End(t, 2, 1, registry.Erase, rom))
+	found(0)
+	if _, _, err := c.Get(t.Context(), record, 1); !errors.Is(err, registry.ErrErased) {
+		t.Errorf("the erased record: %v", err)
 	}
 }
 

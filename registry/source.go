@@ -46,10 +46,11 @@ type Source interface {
 // PublicSource is a Source that has what product lines publish of their devices
 // for everyone. Both give the certificates entry of the newest generation, and match
 // ErrNotFound where there is none, the device was scrapped, or its newest
-// generation has none.
+// generation has none or was erased.
 type PublicSource interface {
 	Certificates(ctx context.Context, id identity.RecordID) (Stored, error)
-	// Directory looks an identity up by its URN.
+	// Directory looks an identity up by its URN: of the entries that name it and hold,
+	// the last one accepted.
 	Directory(ctx context.Context, urn string) (Stored, error)
 }
 

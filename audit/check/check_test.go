@@ -457,6 +457,38 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// TestErasedCertificates: of a certificates entry that was erased the leaf is left, and is held against
+// what the records sent.
+func TestErasedCertificates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	const chip = 1 + checktest.Superseded
+	size, err := w.Registry.Reader().Size(t.Context())
+	w.Must(err)
+	public := registrytest.Public(t, chip, 1, "urn:x:1")
+	erase := registrytest.End(t, chip, 1, registry.Erase, registrytest.ROM(t))
+	w.Registry.Append(public, erase)
+	for i, e := range []registry.Entry{public, erase} {
+		w.PlantRecords(`insert into notice (record_id, generation, type, entry, sequence, reason, operator) values ($1, 1, $2, $3, $4, 'as told', 'ann')`,
+			e.Record[:], int64(e.Type), registrytest.Encode(t, e), size+int64(i))
+	}
+	w.Must(w.Records.Store.License(t.Context(), audit.Event{Kind: audit.Registry, Key: "dev-identity-signing", Record: erase.Record, Generation: 1, Actor: "ann"}))
+	w.Sign()
+	w.PlantRecords(`update device set x509 = $2 where record_id = $1 and generation = 1`, public.Record[:], []byte{0x81, 0x42, 0x30, 0x00}) // what public has
+	if r := w.Run(); !r.Holds() {
+		t.Fatalf("before: %+v", r.Invariants)
+	}
+	w.PlantRegistry(`update entry set sealed = null where record_id = $1 and generation = 1`, public.Record[:])
+	if r := w.Run(); !r.Holds() {
+		t.Errorf("erased: %+v", r.Invariants)
+	}
+	other := registrytest.Public(t, chip, 1, "urn:x:2")
+	w.PlantRecords(`update notice set entry = $2 where record_id = $1 and type = 5`, other.Record[:], registrytest.Encode(t, other))
+	if r := w.Run(); r.Holds() {
+		t.Error("the leaf of another entry was taken")
+	}
+}
+
 // TestKeptHead: the auditor's own copy of a head finds a log that was written
 // anew with all its signatures gone.
 func TestKeptHead(t *testing.T) {

@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -195,13 +196,24 @@ type noticeID struct {
 	kind uint8
 }
 
-// end is a scrap or erase entry that the registry has.
+// end is a scrap, erase or certificates entry that the registry has.
 type end struct {
 	sequence int64
-	raw      []byte
+	leaf     [sha256.Size]byte
+	erased   bool   // only the leaf is left of it
+	raw      []byte // the entry; nothing of an erased one
 }
 
-// ended holds the registry's scrap and erase entries against the notices, which
+// is reports whether an entry is the one that the registry has, as far as that still shows.
+func (e end) is(entry []byte) bool {
+	if !e.erased {
+		return bytes.Equal(entry, e.raw)
+	}
+	sent, err := registry.ParseEntry(entry)
+	return err == nil && sent.LeafHash() == e.leaf
+}
+
+// ended holds the registry's scrap, erase and certificates entries against the notices, which
 // are read later: what the registry has was stored there before it was sent.
 func (c *checker) ended(notices map[noticeID]records.Notice) {
 	for id, e := range c.ends {
@@ -211,7 +223,7 @@ func (c *checker) ended(notices map[noticeID]records.Notice) {
 		switch kind := registry.EntryType(id.kind); {
 		case !ok:
 			c.violated(Findable, id.Record, where, "the registry has a %s entry that the records never sent: somebody else submitted it, the notice was removed, or a backup of the records was restored", kind)
-		case !bytes.Equal(n.Entry, e.raw):
+		case !e.is(n.Entry):
 			c.violated(Findable, id.Record, where, "the registry has another %s entry than the one in the records: one of the two was changed", kind)
 		case n.Sequence >= 0 && n.Sequence != e.sequence:
 			c.violated(Findable, id.Record, where, "the registry has the %s entry at place %d, the records say %d", kind, e.sequence, n.Sequence)

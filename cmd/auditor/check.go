@@ -151,7 +151,6 @@ func (c Config) sources(ctx context.Context, withToken bool) (s check.Sources, c
 			if err != nil {
 				return s, closeAll, err
 			}
-			closers = append(closers, reader.Close)
 			s.RegistryStore = reader
 		}
 	}

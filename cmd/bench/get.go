@@ -71,10 +71,10 @@ func runGet(ctx context.Context, e *bench.Env) (_ []bench.Result, err error) {
 	}
 	size := strconv.Itoa(len(answer.Body))
 	return []bench.Result{
-		bench.Compared("get cached", "requests/s", "a trivial handler giving the same "+size+" bytes and header, same load", c).AtLeast(0.7, 0.9).
+		bench.Compared("get", "requests/s", "a trivial handler giving the same "+size+" bytes and header, same load", c).AtLeast(0.7, 0.9).
 			Note("connections", getConns).Note("records", getCached).
 			Note("cpu_us_per_request", ours.each()).Note("bound_cpu_us_per_request", bound.each()),
-		bench.Measured("get uncached", perSecond, "requests/s").Note("connections", getConns).Note("latency", latency),
+		bench.Measured("get-uncached", perSecond, "requests/s").Note("connections", getConns).Note("latency", latency),
 	}, nil
 }
 

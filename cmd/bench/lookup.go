@@ -45,7 +45,6 @@ func runLookup(ctx context.Context, e *bench.Env) (_ []bench.Result, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, reader.Close()) }()
 	pg, err := newPgbench(ctx, d.Postgres, d.admin, registryName)
 	if err != nil {
 		return nil, err

@@ -3,20 +3,19 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/devicekeys/devicekeys/cmd/internal/chipidfile"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/message"
 	"github.com/devicekeys/devicekeys/registry"
-	"github.com/devicekeys/devicekeys/secret"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
@@ -80,7 +79,7 @@ func (s source) recipient(ctx context.Context, realm identity.Realm, roots *devi
 // key is asked: it signed the identity certificate, that vouches for the manifest,
 // and the manifest names the device's keys.
 func (s source) fromRegistry(ctx context.Context, realm identity.Realm, roots *devicecert.Roots) (none devicecert.Certificate, _ *identity.RecordID, _ error) {
-	chip, err := readChipID(s.ChipIDFile.String())
+	chip, err := chipidfile.Read(s.ChipIDFile.String())
 	if err != nil {
 		return none, nil, err
 	}
@@ -239,21 +238,4 @@ func readCertificate(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read certificate %q: %w", path, err)
 	}
 	return found[0].Raw, nil
-}
-
-// readChipID reads a chip ID from a file that only its owner may read. No error repeats it.
-func readChipID(path string) (identity.ChipID, error) {
-	text, err := secret.ReadFile(path)
-	if err != nil {
-		return identity.ChipID{}, err
-	}
-	raw, err := hex.DecodeString(string(text.Bytes()))
-	if err != nil {
-		return identity.ChipID{}, fmt.Errorf("read chip ID %q: it is not hexadecimal", path)
-	}
-	chip, err := identity.ParseChipID(raw)
-	if err != nil {
-		return identity.ChipID{}, fmt.Errorf("read %q: %w", path, err)
-	}
-	return chip, nil
 }

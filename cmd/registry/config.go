@@ -22,11 +22,13 @@ type ServeConfig struct {
 	NewestAge      time.Duration         `yaml:"newest_age" default:"5s" help:"How long the newest entry of a record may be kept by caches, and so how long a superseded one may still be seen. Whole seconds."`
 	GenerationAge  time.Duration         `yaml:"generation_age" default:"1h" help:"The same for a named generation: bounds how long an erased record may still be seen. Whole seconds."`
 	CacheMiB       int                   `yaml:"cache_mib" default:"64" help:"Memory for answers kept ready, in MiB, 1 to 65536."`
-	Rate           float64               `yaml:"rate" default:"20" help:"Requests per second that one client address may make on average; for IPv6 one /64. A batch counts as one for every ten records."`
+	Rate           float64               `yaml:"rate" default:"20" help:"Requests per second that one client address may make on average. A batch counts as one for every ten records. Of IPv6 a /64 counts as an address; the /56 and the /48 around it may make 4 and 16 times as many."`
 	Burst          int                   `yaml:"burst" default:"100" help:"Requests that it may make at once, at least 10."`
+	Unlimited      []netip.Prefix        `yaml:"unlimited" example:"[192.0.2.17/32]" help:"Addresses that rate and burst don't concern, of the maker's own services: the device service asks for the certificates of each device that comes. The directory's limits concern them too. Left out: none."`
 	Directory      bool                  `yaml:"directory" default:"false" help:"Serve the directory of identities: whoever knows the identity of a device whose product line opted in gets its record id and certificates."`
-	DirectoryRate  float64               `yaml:"directory_rate" default:"1" help:"Lookups by identity per second that one client address may make on average."`
-	DirectoryBurst int                   `yaml:"directory_burst" default:"10" help:"Lookups by identity that it may make at once."`
+	DirectoryRate  float64               `yaml:"directory_rate" default:"1" help:"Lookups by identity per second that one client address may make on average; IPv6 as with rate, which it must not exceed."`
+	DirectoryBurst int                   `yaml:"directory_burst" default:"10" help:"Lookups by identity that it may make at once, at most burst."`
+	DirectoryTotal float64               `yaml:"directory_total_rate" example:"50" help:"Lookups by identity per second that all clients together may make on average, ten times that at once: how fast somebody with many addresses goes through all identities, and how easily he keeps others waiting. Left out: 50 times directory_rate."`
 	TrustedProxies []netip.Prefix        `yaml:"trusted_proxies" example:"[10.0.0.0/8]" help:"Addresses of the proxies whose X-Forwarded-For is believed. Left out: nobody's, and all who come through one proxy share its limit."`
 }
 
@@ -71,6 +73,15 @@ func (c ServeConfig) Validate() error {
 		return fmt.Errorf("rate is %g: it must be above 0", c.Rate)
 	case c.Burst < registry.MinBurst:
 		return fmt.Errorf("burst is %d: at least %d are needed for the largest batch", c.Burst, registry.MinBurst)
+	}
+	switch {
+	case !c.Directory:
+	case c.DirectoryRate > c.Rate:
+		return fmt.Errorf("directory_rate is %g and rate %g: lookups by identity count for both, so it can be rate at most", c.DirectoryRate, c.Rate)
+	case c.DirectoryBurst > c.Burst:
+		return fmt.Errorf("directory_burst is %d and burst %d: lookups by identity count for both, so it can be burst at most", c.DirectoryBurst, c.Burst)
+	case c.DirectoryTotal < 0:
+		return fmt.Errorf("directory_total_rate is %g: it must be above 0", c.DirectoryTotal)
 	}
 	return nil
 }

@@ -2,16 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"time"
 
+	"github.com/devicekeys/devicekeys/cmd/internal/chipidfile"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/registry"
-	"github.com/devicekeys/devicekeys/secret"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
@@ -131,7 +130,7 @@ func (c *getCmd) open(ctx context.Context, io console.IO) error {
 	if err != nil {
 		return err
 	}
-	chip, err := readChipID(c.ChipIDFile.String())
+	chip, err := chipidfile.Read(c.ChipIDFile.String())
 	if err != nil {
 		return err
 	}
@@ -169,23 +168,6 @@ func (c *getCmd) open(ctx context.Context, io console.IO) error {
 		out.BackupFile = c.Backup.String()
 	}
 	return c.Print(io.Out, out)
-}
-
-// readChipID reads a chip ID from a file that only its owner may read. No error repeats it.
-func readChipID(path string) (identity.ChipID, error) {
-	text, err := secret.ReadFile(path)
-	if err != nil {
-		return identity.ChipID{}, err
-	}
-	raw, err := hex.DecodeString(string(text.Bytes()))
-	if err != nil {
-		return identity.ChipID{}, fmt.Errorf("read chip ID %q: it is not hexadecimal", path)
-	}
-	chip, err := identity.ParseChipID(raw)
-	if err != nil {
-		return identity.ChipID{}, fmt.Errorf("read %q: %w", path, err)
-	}
-	return chip, nil
 }
 
 // create writes a new file. A crash leaves a part of it, which the next run reports as existing.

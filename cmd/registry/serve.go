@@ -56,13 +56,13 @@ func (c *serveCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closing(&err, reader.Close)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	server.Handler, err = registry.NewHandler(reader, registry.HandlerOptions{
 		NewestAge: config.NewestAge, GenerationAge: config.GenerationAge, CacheBytes: int64(config.CacheMiB) << 20,
-		Rate: config.Rate, Burst: config.Burst, TrustedProxies: config.TrustedProxies,
-		Directory: config.Directory, DirectoryRate: config.DirectoryRate, DirectoryBurst: config.DirectoryBurst, Registerer: metrics, Log: io.Log,
+		Rate: config.Rate, Burst: config.Burst, Unlimited: config.Unlimited, TrustedProxies: config.TrustedProxies,
+		Directory: config.Directory, DirectoryRate: config.DirectoryRate, DirectoryBurst: config.DirectoryBurst, DirectoryTotalRate: config.DirectoryTotal,
+		Registerer: metrics, Log: io.Log,
 	})
 	if err != nil {
 		return err

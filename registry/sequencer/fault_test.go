@@ -415,7 +415,6 @@ func TestDatabaseKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Close()
 	rows := verify(t, reader, 160)
 	for _, row := range rows {
 		if at, ok := acked[row.LeafHash]; !ok || at != row.Sequence {

@@ -7,6 +7,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -44,6 +47,67 @@ func FuzzInspect(f *testing.F) {
 		}
 		if !e.Type.HasRecord() && e.CheckStatement(o.IdentityKeys[0]) != nil && e.CheckStatement(o.IdentityKeys[1]) != nil {
 			t.Fatalf("taken: a %s entry without a statement", e.Type)
+		}
+	})
+}
+
+// FuzzAck: whatever a sequencer answers, what is said to be durable is the entry that was submitted, what is
+// refused says so, and the rest is an error.
+func FuzzAck(f *testing.F) {
+	e := registrytest.Entry(f, 1, 1)
+	raw, leaf := registrytest.Encode(f, e), e.LeafHash()
+	ack := func(a *registryrpc.Ack) []byte {
+		b, err := proto.Marshal(a)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return b
+	}
+	f.Add(raw, ack(&registryrpc.Ack{Result: registryrpc.Ack_RESULT_DURABLE, Sequence: 7, LeafHash: leaf[:]}))
+	f.Add(raw, ack(&registryrpc.Ack{Result: registryrpc.Ack_RESULT_DURABLE, Sequence: -1, LeafHash: leaf[:]}))
+	f.Add(raw, ack(&registryrpc.Ack{Result: registryrpc.Ack_RESULT_DURABLE, LeafHash: leaf[1:]}))
+	f.Add([]byte{0x80}, ack(&registryrpc.Ack{Result: registryrpc.Ack_RESULT_DURABLE, LeafHash: make([]byte, 32)}))
+	f.Add(raw, ack(&registryrpc.Ack{Result: registryrpc.Ack_RESULT_CONFLICT, Reason: "another one stands"}))
+	f.Add(raw, ack(&registryrpc.Ack{Result: registryrpc.Ack_RESULT_REFUSED}))
+	f.Add(raw, ack(&registryrpc.Ack{Result: 99}))
+	f.Fuzz(func(t *testing.T, entry, answer []byte) {
+		var a registryrpc.Ack
+		if proto.Unmarshal(answer, &a) != nil {
+			return
+		}
+		got, err := sequencer.ReadAck(entry, &a)
+		if err != nil {
+			return
+		}
+		e, bad := registry.ParseEntry(entry)
+		switch {
+		case got.Err == nil && (bad != nil || got.Record != e.Record || got.Generation != e.Generation || got.Type != e.Type ||
+			got.LeafHash != e.LeafHash() || string(a.GetLeafHash()) != string(got.LeafHash[:]) || got.Sequence < 0 || got.Sequence != a.GetSequence()):
+			t.Fatalf("durable: %+v", got)
+		case got.Err != nil && errors.Is(got.Err, sequencer.ErrConflict) == errors.Is(got.Err, sequencer.ErrRefused):
+			t.Fatalf("neither in conflict nor refused, or both: %v", got.Err)
+		}
+	})
+}
+
+// FuzzRetry: whatever code and time a sequencer's error names, to wait for it takes less than an hour
+// and more than nothing.
+func FuzzRetry(f *testing.F) {
+	f.Add(uint32(connect.CodeUnavailable), "5")
+	f.Add(uint32(connect.CodeUnavailable), "")
+	f.Add(uint32(connect.CodeUnknown), "-1")
+	f.Add(uint32(connect.CodeResourceExhausted), "")
+	f.Add(uint32(connect.CodeResourceExhausted), "99999999999999999999")
+	f.Add(uint32(connect.CodeInvalidArgument), "1")
+	f.Fuzz(func(t *testing.T, code uint32, after string) {
+		e := connect.NewError(connect.Code(code), errors.New("no"))
+		e.Meta().Set("Retry-After", after)
+		wait, ok := sequencer.Retry(fmt.Errorf("submit: %w", e))
+		if ok && (wait <= 0 || wait >= time.Hour) {
+			t.Fatalf("code %d, %q: again after %s", code, after, wait)
+		}
+		if ok && (e.Code() == connect.CodeInvalidArgument || e.Code() == connect.CodePermissionDenied) {
+			t.Fatalf("code %d is tried again", code)
 		}
 	})
 }

@@ -12,6 +12,9 @@
 // (Grant): the sequencer may insert entries and move the head, readers and
 // auditors may select; triggers refuse changes even to the owner.
 //
+// Lookups go past database/sql's rows (database.Lookup), which take a fifth more of the
+// client's CPU.
+//
 // A row has its leaf's hash and the hash of its sealed record. A Reader makes
 // the leaf anew for every row it reads and compares: a row that was damaged, or
 // changed by someone past the triggers, is an error and not an answer.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
-	"errors"
+	"database/sql/driver"
 	"fmt"
+	"math"
 
+	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/registry"
 )
@@ -15,15 +17,15 @@ import (
 // registry.Source; its connections may lead to a replica.
 type Reader struct {
 	db                      *sql.DB
-	newest, batch, at, scan *sql.Stmt
-	certificates, directory *sql.Stmt
+	newest, batch, at, scan *database.Lookup
+	certificates, directory *database.Lookup
 }
 
 // Row is an entry as it is stored.
 type Row struct {
 	registry.Stored
 	SealedHash [sha256.Size]byte
-	Erased     bool // the sealed record is gone; the entry's other fields stand
+	Erased     bool // the sealed record, or what a certificates entry has in its place, is gone; the entry's other fields stand
 }
 
 const columns = `e.seq, e.realm, e.type, e.record_id, e.generation, e.sealed, e.sealed_hash, e.statement, e.leaf_hash`
@@ -38,66 +40,54 @@ cross join lateral (select * from entry where record_id = substring($1::bytea fr
 
 	atQuery = `select ` + columns + ` from entry e where record_id = $1 and generation = $2 order by type`
 
-	// Of a device that was scrapped, or has a newer generation, nothing is given.
-	current = ` and not exists (select from entry s where s.record_id = e.record_id and (s.type = 3 or s.type in (1, 2) and s.generation > e.generation))`
+	// Of a device that was scrapped, or has a newer generation, nothing is given, and nothing of a generation that was erased.
+	current = ` and not exists (select from entry s where s.record_id = e.record_id
+	and (s.type = 3 or s.type = 4 and s.generation = e.generation or s.type in (1, 2) and s.generation > e.generation))`
 
 	certificatesQuery = `select ` + columns + ` from entry e where e.record_id = $1 and e.type = 5` + current + ` order by e.generation desc limit 1`
 
-	directoryQuery = `select ` + columns + ` from (select seq from directory where urn = $1 order by seq desc limit 1) d join entry e on e.seq = d.seq where true` + current
+	// The last entry among those that hold: one of a device that is out of use may come after that of the identity's next one.
+	directoryQuery = `select ` + columns + ` from directory d join entry e on e.seq = d.seq where d.urn = $1` + current + ` order by d.seq desc limit 1`
 
 	rangeQuery = `select ` + columns + ` from entry e where seq >= $1 and seq < $1 + $2::bigint order by seq`
 )
 
-// NewReader makes a reader and prepares its statements: unprepared ones take
-// twice as long. The caller closes it before db.
+// NewReader makes a reader, whose queries it prepares to see that the schema has what they need.
 func NewReader(ctx context.Context, db *sql.DB) (*Reader, error) {
 	r := &Reader{db: db}
 	for _, p := range []struct {
-		stmt **sql.Stmt
-		text string
+		lookup **database.Lookup
+		text   string
 	}{{&r.newest, newestQuery}, {&r.batch, batchQuery}, {&r.at, atQuery}, {&r.scan, rangeQuery}, {&r.certificates, certificatesQuery}, {&r.directory, directoryQuery}} {
-		stmt, err := db.PrepareContext(ctx, p.text)
+		l, err := database.NewLookup(ctx, db, p.text)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("prepare the registry's lookups: %w", err), r.Close())
+			return nil, fmt.Errorf("prepare the registry's lookups: %w", err)
 		}
-		*p.stmt = stmt
+		*p.lookup = l
 	}
 	return r, nil
 }
 
-// Close gives the prepared statements back.
-func (r *Reader) Close() error {
-	var errs []error
-	for _, s := range []*sql.Stmt{r.newest, r.batch, r.at, r.scan, r.certificates, r.directory} {
-		if s != nil {
-			errs = append(errs, s.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // Newest implements registry.Source.
 func (r *Reader) Newest(ctx context.Context, ids []identity.RecordID) (map[identity.RecordID]registry.Stored, error) {
-	var rows *sql.Rows
+	var found []Row
 	var err error
 	if len(ids) == 1 {
-		rows, err = r.newest.QueryContext(ctx, ids[0][:])
+		found, err = collect(ctx, r.newest, ids[0][:])
 	} else {
 		blob := make([]byte, 0, len(ids)*len(identity.RecordID{}))
 		for _, id := range ids {
 			blob = append(blob, id[:]...)
 		}
-		rows, err = r.batch.QueryContext(ctx, blob, len(ids))
+		found, err = collect(ctx, r.batch, blob, int64(len(ids)))
 	}
-	found, err := collect(rows, err)
 	if err != nil {
 		return nil, fmt.Errorf("look up %d records: %w", len(ids), err)
 	}
 	out := make(map[identity.RecordID]registry.Stored, len(found))
 	for _, row := range found {
-		if row.Erased {
-			// Erasing appends the erase entry first, which is newer than what it erases.
-			return nil, fmt.Errorf("look up record %s: %w: entry %d was erased, and no erase entry stands", row.Entry.Record.Short(), ErrDamaged, row.Sequence)
+		if err := row.held(); err != nil {
+			return nil, fmt.Errorf("look up record %s: %w", row.Entry.Record.Short(), err)
 		}
 		out[row.Entry.Record] = row.Stored
 	}
@@ -106,8 +96,7 @@ func (r *Reader) Newest(ctx context.Context, ids []identity.RecordID) (map[ident
 
 // At implements registry.Source.
 func (r *Reader) At(ctx context.Context, id identity.RecordID, g identity.Generation) (registry.Stored, error) {
-	rows, err := r.at.QueryContext(ctx, id[:], int64(g))
-	found, err := collect(rows, err)
+	found, err := collect(ctx, r.at, id[:], int64(g))
 	if err != nil {
 		return registry.Stored{}, fmt.Errorf("look up record %s, generation %d: %w", id.Short(), g, err)
 	}
@@ -128,7 +117,7 @@ func (r *Reader) At(ctx context.Context, id identity.RecordID, g identity.Genera
 
 // Certificates implements registry.PublicSource.
 func (r *Reader) Certificates(ctx context.Context, id identity.RecordID) (registry.Stored, error) {
-	s, err := one(r.certificates.QueryContext(ctx, id[:]))
+	s, err := one(ctx, r.certificates, id[:])
 	if err != nil {
 		return s, fmt.Errorf("look up certificates of record %s: %w", id.Short(), err)
 	}
@@ -137,17 +126,20 @@ func (r *Reader) Certificates(ctx context.Context, id identity.RecordID) (regist
 
 // Directory implements registry.PublicSource.
 func (r *Reader) Directory(ctx context.Context, urn string) (registry.Stored, error) {
-	s, err := one(r.directory.QueryContext(ctx, urn))
+	s, err := one(ctx, r.directory, urn)
 	if err != nil {
 		return s, fmt.Errorf("look up %.64q in the directory: %w", urn, err)
 	}
 	return s, nil
 }
 
-func one(rows *sql.Rows, err error) (registry.Stored, error) {
-	found, err := collect(rows, err)
+func one(ctx context.Context, l *database.Lookup, args ...any) (registry.Stored, error) {
+	found, err := collect(ctx, l, args...)
 	if err == nil && len(found) == 0 {
 		err = registry.ErrNotFound
+	}
+	if err == nil {
+		err = found[0].held()
 	}
 	if err != nil {
 		return registry.Stored{}, err
@@ -158,8 +150,7 @@ func one(rows *sql.Rows, err error) (registry.Stored, error) {
 // Range gives up to limit entries from a sequence number on, in order: what an
 // auditor or a mirror walks through.
 func (r *Reader) Range(ctx context.Context, from int64, limit int) ([]Row, error) {
-	rows, err := r.scan.QueryContext(ctx, from, limit)
-	found, err := collect(rows, err)
+	found, err := collect(ctx, r.scan, from, int64(limit))
 	if err != nil {
 		return nil, fmt.Errorf("read entries from %d on: %w", from, err)
 	}
@@ -180,34 +171,43 @@ func (r *Reader) Check(ctx context.Context) error {
 	return err
 }
 
-func collect(rows *sql.Rows, err error) ([]Row, error) {
-	if err != nil {
-		return nil, err
+// held fails where the payload is gone and the entry was found all the same. Erasing appends the erase entry
+// first, and what it erases isn't found by Newest, Certificates and Directory any more.
+func (r Row) held() error {
+	if r.Erased {
+		return fmt.Errorf("%w: entry %d was erased, and no erase entry stands", ErrDamaged, r.Sequence)
 	}
-	defer rows.Close()
-	var out []Row
-	for rows.Next() {
-		row, err := scanRow(rows)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, row)
-	}
-	return out, rows.Err()
+	return nil
 }
 
-// scanRow reads a row and checks it against its own hashes.
-func scanRow(rows *sql.Rows) (Row, error) {
+func collect(ctx context.Context, l *database.Lookup, args ...any) ([]Row, error) {
+	var out []Row
+	err := l.Rows(ctx, func(values []driver.Value) error {
+		row, err := readRow(values)
+		out = append(out, row)
+		return err
+	}, args...)
+	return out, err
+}
+
+// readRow reads a row with the values of columns, and checks it against its own hashes.
+func readRow(values []driver.Value) (Row, error) {
+	v := cells{values: values}
 	var row Row
-	var record, sealedHash, leafHash []byte
 	e := &row.Entry
-	if err := rows.Scan(&row.Sequence, &e.Realm, &e.Type, &record, &e.Generation, &e.Sealed, &sealedHash, &e.Statement, &leafHash); err != nil {
-		return Row{}, err
+	row.Sequence = v.integer(math.MaxInt64)
+	e.Realm = identity.Realm(v.integer(math.MaxUint8))
+	e.Type = registry.EntryType(v.integer(math.MaxUint8))
+	v.fixed(e.Record[:])
+	e.Generation = identity.Generation(v.integer(int64(identity.MaxGeneration)))
+	e.Sealed = v.bytes()
+	v.fixed(row.SealedHash[:])
+	e.Statement = v.bytes()
+	v.fixed(row.LeafHash[:])
+	if v.err != nil {
+		return Row{}, fmt.Errorf("entry %d: %w", row.Sequence, v.err)
 	}
-	if err := fixed(record, e.Record[:], sealedHash, row.SealedHash[:], leafHash, row.LeafHash[:]); err != nil {
-		return Row{}, fmt.Errorf("entry %d: %w", row.Sequence, err)
-	}
-	row.Erased = e.Type.HasRecord() && e.Sealed == nil
+	row.Erased = !e.Type.HasStatement() && e.Sealed == nil
 	if !row.Erased && sha256.Sum256(e.Sealed) != row.SealedHash {
 		return Row{}, fmt.Errorf("entry %d: %w: the sealed record is not the one that was accepted", row.Sequence, ErrDamaged)
 	}

@@ -360,6 +360,87 @@ func TestErasedRow(t *testing.T) {
 	}
 }
 
+// An erased certificates row still proves its leaf, and nothing of it is served.
+func TestErasedCertificates(t *testing.T) {
+	t.Parallel()
+	d := storetest.New(t)
+	e := registrytest.Public(t, 1, 1, "urn:x:1")
+	d.Append(registrytest.Entry(t, 1, 1), e)
+	empty := func() {
+		if _, err := d.Open(d.Owner()).ExecContext(t.Context(), `alter table entry disable trigger all;
+			update entry set sealed = null where type = 5; alter table entry enable trigger all`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty()
+	r := d.Reader()
+	if _, err := r.Certificates(t.Context(), e.Record); !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("certificates that were erased quietly: %v", err)
+	}
+	if _, err := r.Directory(t.Context(), "urn:x:1"); !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("the identity of those: %v", err)
+	}
+	d.Append(registrytest.End(t, 1, 1, registry.Erase, registrytest.ROM(t)))
+	if _, err := r.Certificates(t.Context(), e.Record); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("erased certificates: %v", err)
+	}
+	if _, err := r.Directory(t.Context(), "urn:x:1"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("the identity of those: %v", err)
+	}
+	rows, err := r.Range(t.Context(), 1, 1)
+	if err != nil || len(rows) != 1 || !rows[0].Erased || rows[0].LeafHash != e.LeafHash() {
+		t.Errorf("rows %+v, %v", rows, err)
+	}
+}
+
+// Which certificates entry is found, by record and by identity, after each history.
+func TestPublishedEntry(t *testing.T) {
+	t.Parallel()
+	const urn = "urn:x:1"
+	rom := registrytest.ROM(t)
+	device := func(n int, g identity.Generation) registry.Entry { return registrytest.Entry(t, n, g) }
+	public := func(n int, g identity.Generation) registry.Entry { return registrytest.Public(t, n, g, urn) }
+	end := func(n int, g identity.Generation, kind registry.EntryType) registry.Entry {
+		return registrytest.End(t, n, g, kind, rom)
+	}
+	for _, row := range []struct {
+		name     string
+		history  []registry.Entry
+		chip     int
+		byRecord int // place in the history, -1: none
+		byURN    int
+	}{
+		{"published", []registry.Entry{device(1, 1), public(1, 1)}, 1, 1, 1},
+		{"the newest generation has none", []registry.Entry{device(1, 1), public(1, 1), device(1, 2)}, 1, -1, -1},
+		{"a new generation", []registry.Entry{device(1, 1), public(1, 1), device(1, 2), public(1, 2)}, 1, 3, 3},
+		{"the old generation's comes late", []registry.Entry{device(1, 1), device(1, 2), public(1, 2), public(1, 1)}, 1, 2, 2},
+		{"scrapped", []registry.Entry{device(1, 1), public(1, 1), end(1, 1, registry.Scrap)}, 1, -1, -1},
+		{"erased", []registry.Entry{device(1, 1), public(1, 1), end(1, 1, registry.Erase)}, 1, -1, -1},
+		{"erased before it came", []registry.Entry{device(1, 1), end(1, 1, registry.Erase), public(1, 1)}, 1, -1, -1},
+		{"an old generation erased", []registry.Entry{device(1, 1), public(1, 1), device(1, 2), public(1, 2), end(1, 1, registry.Erase)}, 1, 3, 3},
+		{"board swap", []registry.Entry{device(1, 1), public(1, 1), end(1, 1, registry.Scrap), device(2, 1), public(2, 1)}, 2, 4, 4},
+		{"board swap, the scrapped one's comes late", []registry.Entry{device(1, 1), end(1, 1, registry.Scrap), device(2, 1), public(2, 1), public(1, 1)}, 2, 3, 3},
+		{"board swap, the scrapped one itself", []registry.Entry{device(1, 1), end(1, 1, registry.Scrap), device(2, 1), public(2, 1), public(1, 1)}, 1, -1, 3},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			d := storetest.New(t)
+			d.Append(row.history...)
+			r := d.Reader()
+			is := func(how string, got registry.Stored, err error, want int) {
+				t.Helper()
+				if want < 0 && !errors.Is(err, registry.ErrNotFound) || want >= 0 && (err != nil || got.Sequence != int64(want) || !got.Entry.Equal(row.history[want])) {
+					t.Errorf("%s: %s entry %d of generation %d, %v; want entry %d", how, got.Entry.Type, got.Sequence, got.Entry.Generation, err, want)
+				}
+			}
+			got, err := r.Certificates(t.Context(), registrytest.Chip(t, row.chip).RecordID())
+			is("by record", got, err, row.byRecord)
+			got, err = r.Directory(t.Context(), urn)
+			is("by identity", got, err, row.byURN)
+		})
+	}
+}
+
 // Rows of the usual size stay whole, and nobody tries to compress them.
 func TestStorage(t *testing.T) {
 	t.Parallel()

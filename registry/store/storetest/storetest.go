@@ -63,14 +63,13 @@ func (d *Database) Open(role string) *sql.DB {
 	return db
 }
 
-// Reader makes a reader until the test ends.
+// Reader makes a reader, good until the test ends.
 func (d *Database) Reader() *store.Reader {
 	d.t.Helper()
 	r, err := store.NewReader(d.t.Context(), d.Open(d.Roles.Reader))
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	d.t.Cleanup(func() { _ = r.Close() }) // the database is dropped next
 	return r
 }
 
