@@ -29,6 +29,6 @@ func TestOneEncoding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		detcbortest.OneEncoding(t, "blob", blob, transport.Again)
+		detcbortest.OneEncoding(t, "blob", blob, again)
 	})
 }
