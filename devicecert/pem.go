@@ -25,7 +25,7 @@ func ParsePEM(text []byte) ([]*x509.Certificate, error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("read certificates: PEM blocks CERTIFICATE are expected, only CERTIFICATE, not %q", block.Type)
+			return nil, fmt.Errorf("read certificates: PEM blocks CERTIFICATE are expected, not %q", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
