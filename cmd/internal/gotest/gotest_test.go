@@ -70,7 +70,7 @@ func writeModule(t *testing.T) string {
 }
 
 var (
-	seconds  = regexp.MustCompile(`\t\d+\.\d+s|\(cached\)`)
+	seconds  = regexp.MustCompile(`\t\d+\.\d+s|\(cached\)| \(\d+\.\d+s\)`)
 	goroutes = regexp.MustCompile(`(?m)^(goroutine \d|\t|testing\.|created by|example\.com/m/bad|runtime|panic\(|\s*$).*\n`)
 )
 
@@ -90,12 +90,12 @@ not tested: said in another way (well.TestTable/other)
 	}{
 		"well":    {[]string{"./well"}, 0, "ok  \texample.com/m/well\n" + left},
 		"nothing": {[]string{"./none", "./well", "-run", "Well"}, 0, "?   \texample.com/m/none\t[no test files]\nok  \texample.com/m/well\ntested: everything; nothing was skipped\n"},
-		"bad": {[]string{"./bad"}, 1, `--- FAIL: TestBad (0.00s)
+		"bad": {[]string{"./bad"}, 1, `--- FAIL: TestBad
     bad_test.go:9: this is wrong
         in two lines
---- FAIL: TestBad/sub (0.00s)
+--- FAIL: TestBad/sub
 a word past the tests
---- FAIL: TestPanic (0.00s)
+--- FAIL: TestPanic
 panic: oh [recovered, repanicked]
 FAIL	example.com/m/bad
 FAIL
