@@ -205,9 +205,14 @@ func TestPostgresConnectionsKilled(t *testing.T) {
 	var killer sync.WaitGroup
 	defer killer.Wait()
 	defer stop()
+	var taken atomic.Int64 // steps: between two kills there is one at least, however slow the machine is
 	killer.Go(func() {
-		for kill.Err() == nil {
+		for seen := int64(-1); kill.Err() == nil; {
 			time.Sleep(30 * time.Millisecond)
+			if taken.Load() == seen {
+				continue
+			}
+			seen = taken.Load()
 			_, err := super.ExecContext(kill, `select pg_terminate_backend(pid) from pg_stat_activity where usename = 'spp' and datname in ($1, $2)`, l.records.Name, l.pool.Name)
 			if err != nil && kill.Err() == nil {
 				t.Error(err)
@@ -232,6 +237,7 @@ func TestPostgresConnectionsKilled(t *testing.T) {
 				time.Sleep(5 * time.Millisecond)
 			}
 			must(t, err)
+			taken.Add(1)
 		}
 	}
 	stop()
