@@ -127,7 +127,6 @@ type bench struct {
 	slow    *slow
 	devices ca
 	ca      *x509.CertPool // of the service
-	pair    tls.Certificate
 }
 
 const slowDevices = 40
