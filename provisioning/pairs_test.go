@@ -151,6 +151,21 @@ func TestPairs(t *testing.T) {
 	published(2, r.X509)
 }
 
+// licensed gives the serial number of an imported key's certificate, its audit entry committed; nil where the entry
+// of the profile asks for no certificate.
+func (l *line) licensed(t testing.TB, e profile.Entry) *big.Int {
+	t.Helper()
+	if !e.Certificate {
+		return nil
+	}
+	serial, err := devicecert.NewSerial()
+	must(t, err)
+	for _, event := range audit.Certifications("dev-device-ca", []*big.Int{serial}, "for imported keys", "operator ann") {
+		must(t, l.records.Store.License(t.Context(), event))
+	}
+	return serial
+}
+
 // importKeys brings keys from outside for identities that wait, as spp pool import-keys does.
 func (l *line) importKeys(t testing.TB, ids []identity.Identity) {
 	t.Helper()
@@ -178,15 +193,7 @@ func (l *line) importKeys(t testing.TB, ids []identity.Identity) {
 			must(t, err)
 			w, err := l.keys.Import(t.Context(), e.Algorithm, public, "device "+id.URN()+" "+e.Name, blob)
 			must(t, err)
-			var serial *big.Int
-			if e.Certificate {
-				serial, err = devicecert.NewSerial()
-				must(t, err)
-				for _, event := range audit.Certifications("dev-device-ca", []*big.Int{serial}, "for imported keys", "operator ann") {
-					must(t, l.records.Store.License(t.Context(), event))
-				}
-			}
-			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w, serial)
+			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w, l.licensed(t, e))
 			must(t, err)
 			_, err = l.pool.Store.AddKeys(t.Context(), []pool.Key{k})
 			must(t, err)
@@ -321,15 +328,7 @@ func TestPointOfAnother(t *testing.T) {
 				must(t, err)
 				pairs[e.Name] = w
 			}
-			var serial *big.Int
-			if e.Certificate {
-				serial, err = devicecert.NewSerial()
-				must(t, err)
-				for _, event := range audit.Certifications("dev-device-ca", []*big.Int{serial}, "for imported keys", "operator ann") {
-					must(t, l.records.Store.License(t.Context(), event))
-				}
-			}
-			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w, serial)
+			k, err := a.Seal(t.Context(), waiting[id.Value()].Batch, id, e, w, l.licensed(t, e))
 			must(t, err)
 			keys = append(keys, k)
 		}

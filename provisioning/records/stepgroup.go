@@ -13,7 +13,8 @@ import (
 // groups are the steps of the line, each of which many devices take at once: those that
 // come together share a statement and a commit (database.Group). What is together takes
 // only the plain case, a row in the state that the step begins from which nobody else
-// has locked; everything else goes alone, by the step's own statement.
+// has locked; everything else goes alone, by the step's own statement. What a crash before or after leaves, and who goes
+// on from there, stands with the step: together or alone, each row changes whole or not at all.
 type groups struct {
 	reserve   *database.Group[reservation, struct{}]
 	packaged  *database.Group[Device, struct{}]

@@ -1,4 +1,4 @@
-// Program gotest runs `go test` with its arguments, prints what that prints, and then what was not tested and why.
+// Command gotest runs `go test` with its arguments, prints what that prints, and then what was not tested and why.
 // Without -v, go test says "ok" of a package whose tests were all skipped.
 //
 // It reads go test's JSON, in which every test has its output, and prints of that what plain go test would: one line
