@@ -51,14 +51,14 @@ func kekContext(realm identity.Realm, recipient, point []byte, label string) []b
 
 // Wrap wraps key, a session object that may leave tok, to a transport key. The fresh pair
 // and what is derived are session objects, and gone when Wrap returns.
-func Wrap(ctx context.Context, tok *hsm.Token, realm identity.Realm, to statement.PublicKey, label string, key *hsm.Key) (_ []byte, err error) {
+func Wrap(ctx context.Context, tok *hsm.Token, realm identity.Realm, to statement.PublicKey, label string, key *hsm.Key) (blob []byte, err error) {
 	if err := keypackage.CheckTransportLabel(label); err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
 	}
 	var made []*hsm.Key
 	defer func() {
-		for _, k := range made {
-			err = errors.Join(err, k.Destroy(context.WithoutCancel(ctx)))
+		if err = errors.Join(err, destroy(ctx, made...)); err != nil {
+			blob = nil
 		}
 	}()
 	own, err := tok.Generate(ctx, hsm.Spec{Kind: hsm.EphemeralKey})
@@ -133,7 +133,7 @@ func ReadLabel(blob []byte) (string, error) {
 // Unwrap unwraps what was sent to own, a token's transport key, under label, as a key of s.
 // ErrOther: it was sent to another key, for another realm or under another label; hsm.ErrData:
 // it was changed.
-func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Realm, label string, blob []byte, s hsm.Spec) (_ *hsm.Key, err error) {
+func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Realm, label string, blob []byte, s hsm.Spec) (key *hsm.Key, err error) {
 	w, err := keypackage.ParseTransportBlob(blob)
 	if err != nil {
 		return nil, err
@@ -143,8 +143,8 @@ func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Re
 	}
 	var made []*hsm.Key
 	defer func() {
-		for _, k := range made {
-			err = errors.Join(err, k.Destroy(context.WithoutCancel(ctx)))
+		if err = errors.Join(err, destroy(ctx, made...)); err != nil && key != nil {
+			err, key = errors.Join(err, destroy(ctx, key)), nil // nobody else knows of it
 		}
 	}()
 	agreed, err := tok.Agree(ctx, own, w.Point, hsm.Spec{Kind: hsm.AgreedKey})
@@ -157,11 +157,19 @@ func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Re
 		return nil, fmt.Errorf("unwrap what was sent: %w", err)
 	}
 	made = append(made, kek)
-	key, err := tok.Unwrap(ctx, kek, w.Wrapped, s)
+	key, err = tok.Unwrap(ctx, kek, w.Wrapped, s)
 	if err != nil {
 		return nil, fmt.Errorf("unwrap what was sent: %w", err)
 	}
 	return key, nil
+}
+
+// destroy destroys keys, also when ctx is over; one that stays ends with its session.
+func destroy(ctx context.Context, keys ...*hsm.Key) (err error) {
+	for _, k := range keys {
+		err = errors.Join(err, k.Destroy(context.WithoutCancel(ctx)))
+	}
+	return err
 }
 
 // kdf1 is KDF 1 in software: AES-256-CBC with a zero IV over SHA-256 of the context.
