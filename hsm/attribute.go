@@ -58,8 +58,8 @@ func (a attribute) encode() *pkcs11.Attribute {
 }
 
 // matches tells whether a value read from the token is what the template asked for.
-// Of a nested template a token gives the types and lengths, not the values: those are
-// shown by use ([Token.Probe]).
+// Of a nested template it compares the types; matchesInner compares the values, which have
+// to be asked for separately.
 func (a attribute) matches(got []byte) bool {
 	switch v := a.value.(type) {
 	case bool:
@@ -80,6 +80,27 @@ func (a attribute) matches(got []byte) bool {
 	default:
 		return bytes.Equal(a.encode().Value, got)
 	}
+}
+
+func (v nested) types() []uint {
+	types := make([]uint, len(v))
+	for i, a := range v {
+		types[i] = a.typ
+	}
+	return types
+}
+
+// matchesInner tells whether the attributes of an attribute array are those of the template.
+func (v nested) matchesInner(got []*pkcs11.Attribute) bool {
+	if len(got) != len(v) {
+		return false
+	}
+	for i, a := range v {
+		if got[i].Type != a.typ || !a.matches(got[i].Value) {
+			return false
+		}
+	}
+	return true
 }
 
 // sameMechanisms compares as sets: SoftHSM keeps them sorted.

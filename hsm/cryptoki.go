@@ -187,6 +187,12 @@ func (c *cryptoki) attributes(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, typ
 	return values, nil
 }
 
+// inner reads the values of an attribute array of known types.
+func (c *cryptoki) inner(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, typ uint, types []uint) ([]*pkcs11.Attribute, error) {
+	all, err := c.direct.inner(s, o, typ, types)
+	return all, c.count(fnGetAttributeValue, 1, err)
+}
+
 // point reads a public key's CKA_EC_POINT.
 func (c *cryptoki) point(s pkcs11.SessionHandle, public pkcs11.ObjectHandle) ([]byte, error) {
 	a := c.direct.attribute(s, public, pkcs11.CKA_EC_POINT, pointRoom)

@@ -59,3 +59,23 @@ dk_answer dk_attribute(const ck_functions *f, ck_ulong session, ck_ulong object,
 	a.len = t.value_len;
 	return a;
 }
+
+// dk_inner_values reads the values of an attribute array whose types are known and stand in out: SoftHSM asks for
+// them. len is how many there are.
+dk_answer dk_inner_values(const ck_functions *f, ck_ulong session, ck_ulong object, ck_ulong type, dk_inner *out, ck_ulong count)
+{
+	ck_attribute list[DK_INNER_MAX];
+	if (count > DK_INNER_MAX)
+		count = DK_INNER_MAX;
+	for (ck_ulong i = 0; i < count; i++)
+		list[i] = (ck_attribute){ out[i].type, out[i].value, sizeof out[i].value };
+	ck_attribute t = { type, list, count * sizeof list[0] };
+	dk_answer a = { 0, 0, 1 };
+	a.rv = f->get_attribute_value(session, object, &t, 1);
+	a.len = t.value_len / sizeof list[0];
+	for (ck_ulong i = 0; i < count; i++) {
+		out[i].type = list[i].type;
+		out[i].len = list[i].value_len;
+	}
+	return a;
+}

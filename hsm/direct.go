@@ -9,6 +9,8 @@ package hsm
 // #cgo nocallback dk_wrap
 // #cgo noescape dk_attribute
 // #cgo nocallback dk_attribute
+// #cgo noescape dk_inner_values
+// #cgo nocallback dk_inner_values
 // #include <stdlib.h>
 // #include "direct.h"
 import "C"
@@ -92,6 +94,35 @@ func (d direct) attribute(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, typ uin
 	room := make([]byte, n)
 	return answered(C.dk_attribute(d.functions, C.ck_ulong(s), C.ck_ulong(o), C.ck_ulong(typ), start(room), length(room)), room)
 }
+
+// inner calls C_GetAttributeValue for an attribute array that has these types, at most
+// maxInner, and gives the attributes with their values.
+func (d direct) inner(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, typ uint, types []uint) ([]*pkcs11.Attribute, error) {
+	var room [maxInner]C.dk_inner
+	n := min(len(types), maxInner)
+	for i := range n {
+		room[i]._type = C.ck_ulong(types[i])
+	}
+	a := C.dk_inner_values(d.functions, C.ck_ulong(s), C.ck_ulong(o), C.ck_ulong(typ), &room[0], C.ck_ulong(n))
+	if a.rv != pkcs11.CKR_OK {
+		return nil, pkcs11.Error(a.rv)
+	}
+	if uint64(a.len) != uint64(len(types)) || n != len(types) {
+		return nil, pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)
+	}
+	all := make([]*pkcs11.Attribute, n)
+	for i := range all {
+		r := &room[i]
+		if r.len > C.ck_ulong(len(r.value)) { // or CK_UNAVAILABLE_INFORMATION
+			return nil, pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)
+		}
+		all[i] = &pkcs11.Attribute{Type: uint(r._type), Value: C.GoBytes(unsafe.Pointer(&r.value), C.int(r.len))}
+	}
+	return all, nil
+}
+
+// maxInner is how many attributes an attribute array may have.
+const maxInner = C.DK_INNER_MAX
 
 // nothing stands for empty data: a module may take a NULL for a missing argument.
 var nothing [1]byte

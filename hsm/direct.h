@@ -40,6 +40,10 @@ _Static_assert(offsetof(ck_functions, wrap_key) == 61 * sizeof(void *), "C_WrapK
 // operation was begun (C_…Init returned CKR_OK).
 typedef struct { ck_rv rv; ck_ulong len; int begun; } dk_answer;
 
+// dk_inner is one attribute of an attribute array: none of ours is longer than CK_ULONG.
+typedef struct { ck_ulong type, len; ck_byte value[sizeof(ck_ulong)]; } dk_inner;
+enum { DK_INNER_MAX = 8 };
+
 const ck_functions *dk_open(const char *module);
 dk_answer dk_sign(const ck_functions *, ck_ulong session, ck_ulong mechanism, ck_ulong key,
 	ck_byte *msg, ck_ulong msg_len, ck_byte *out, ck_ulong out_len);
@@ -48,5 +52,6 @@ dk_answer dk_gcm(const ck_functions *, int seal, ck_ulong session, ck_ulong key,
 dk_answer dk_wrap(const ck_functions *, ck_ulong session, ck_ulong mechanism, ck_ulong kek, ck_ulong key,
 	ck_byte *out, ck_ulong out_len);
 dk_answer dk_attribute(const ck_functions *, ck_ulong session, ck_ulong object, ck_ulong type, ck_byte *out, ck_ulong out_len);
+dk_answer dk_inner_values(const ck_functions *, ck_ulong session, ck_ulong object, ck_ulong type, dk_inner *out, ck_ulong count);
 
 #endif

@@ -107,6 +107,26 @@ func (k *Key) SetAllowed(ctx context.Context, mechanism uint) error {
 	})
 }
 
+// GenerateLax makes a token key by s's template, but that its wrap template asks for nothing sensitive: the types are those
+// of the kind, one value is not.
+func (t *Token) GenerateLax(ctx context.Context, s Spec) error {
+	p, err := t.plan(s, generated)
+	if err != nil {
+		return err
+	}
+	list := s.place()
+	for _, a := range p.generate {
+		if a.Type == pkcs11.CKA_WRAP_TEMPLATE {
+			a = attribute{a.Type, nested{secretClass, {pkcs11.CKA_SENSITIVE, false, ""}}, ""}.encode()
+		}
+		list = append(list, a)
+	}
+	return t.with(ctx, "generate", func(se *session) error {
+		_, err := t.lib.generateKey(se.handle, p.generator(), list)
+		return err
+	})
+}
+
 // DestroyHalf destroys a token pair's private half only, as a crash would.
 func (k *Key) DestroyHalf(ctx context.Context) error {
 	return k.use(ctx, "destroy half of "+k.String(), func(s *session, own pkcs11.ObjectHandle) error {

@@ -149,6 +149,20 @@ func TestAllowedMechanismsSurviveChange(t *testing.T) {
 	}
 }
 
+// TestInnerTemplate: a key whose wrap template has the kind's types with another value is refused.
+func TestInnerTemplate(t *testing.T) {
+	t.Parallel()
+	tok := token(t)
+	spec := hsm.Spec{Kind: hsm.PoolWrapKey, Label: "lax", Token: true}
+	if err := tok.GenerateLax(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	_, err := tok.Find(t.Context(), spec)
+	if err == nil || !strings.Contains(err.Error(), "CKA_WRAP_TEMPLATE isn't") || strings.Contains(err.Error(), "CKA_UNWRAP_TEMPLATE") {
+		t.Errorf("found, or refused for something else: %v", err)
+	}
+}
+
 func TestKindTables(t *testing.T) {
 	t.Parallel()
 	for _, k := range hsm.Kinds() {

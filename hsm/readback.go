@@ -34,6 +34,18 @@ func (t *Token) readBack(s *session, h pkcs11.ObjectHandle, want []attribute) er
 			}
 			value = one[0]
 		}
+		if v, ok := a.value.(nested); ok && a.matches(value) {
+			inner, e := t.lib.inner(s.handle, h, a.typ, v.types())
+			switch {
+			case e != nil && Classify(e) != Stop:
+				return e
+			case e != nil:
+				wrong = append(wrong, fmt.Sprintf("the values of %s: %v", a.name(), e))
+			case !v.matchesInner(inner):
+				wrong = append(wrong, fmt.Sprintf("%s isn't %s", a.name(), a.text()))
+			}
+			continue
+		}
 		if !a.matches(value) {
 			wrong = append(wrong, fmt.Sprintf("%s isn't %s", a.name(), a.text()))
 		}
