@@ -117,7 +117,7 @@ func (a *Authority) certify(ctx context.Context, r Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := Check(der, a.roots, Want{At: a.now(), Algorithm: r.Algorithm, Public: r.Public, Record: r.Record, Identity: r.Identity})
+	c, err := Check(der, a.roots, Want{At: a.now(), Use: r.Use, Public: r.Public, Record: r.Record, Identity: r.Identity})
 	if err != nil {
 		return nil, fmt.Errorf("what the token signed does not hold, stop using it: %w", err)
 	}
@@ -151,12 +151,12 @@ func (a *Authority) template(r Request) (*x509.Certificate, error) {
 		BasicConstraintsValid: true, SubjectKeyId: ski[:], SignatureAlgorithm: x509.ECDSAWithSHA256,
 		ExtraExtensions: []pkix.Extension{alt},
 	}
-	t.KeyUsage, t.ExtKeyUsage = usages(r.Algorithm)
+	t.KeyUsage, t.ExtKeyUsage = usages(r.Use)
 	return t, nil
 }
 
-func usages(a keypackage.Algorithm) (x509.KeyUsage, []x509.ExtKeyUsage) {
-	if a == keypackage.ECDH {
+func usages(u keypackage.Use) (x509.KeyUsage, []x509.ExtKeyUsage) {
+	if u == keypackage.UseAgreement {
 		return x509.KeyUsageKeyAgreement, nil
 	}
 	// A device may be the server of a TLS connection too.
@@ -169,7 +169,7 @@ func (a *Authority) lint(der []byte, r Request) (Certificate, error) {
 	if err != nil {
 		return Certificate{}, err
 	}
-	if err := (Want{At: a.now(), Algorithm: r.Algorithm, Public: r.Public, Record: r.Record, Identity: r.Identity}).match(c); err != nil {
+	if err := (Want{At: a.now(), Use: r.Use, Public: r.Public, Record: r.Record, Identity: r.Identity}).match(c); err != nil {
 		return Certificate{}, err
 	}
 	switch {

@@ -9,7 +9,7 @@ import (
 
 // BenchmarkCertify: both checks and both signatures, the CA's key in memory.
 func BenchmarkCertify(b *testing.B) {
-	c, q := newCA(b, dev, "ca"), request(b, keypackage.ES256)
+	c, q := newCA(b, dev, "ca"), request(b, keypackage.UseSignature)
 	for b.Loop() {
 		c.certify(b, q)
 	}
@@ -17,7 +17,7 @@ func BenchmarkCertify(b *testing.B) {
 
 func BenchmarkCheck(b *testing.B) {
 	c := newCA(b, dev, "ca")
-	der := c.certify(b, request(b, keypackage.ES256))
+	der := c.certify(b, request(b, keypackage.UseSignature))
 	for b.Loop() {
 		if _, err := devicecert.Check(der, c.roots, devicecert.Want{}); err != nil {
 			b.Fatal(err)

@@ -36,9 +36,9 @@ var (
 // Certificate is what a certificate says that Check has checked (Checked). What
 // nobody checked is an [Unchecked].
 type Certificate struct {
-	Realm     identity.Realm
-	Public    statement.PublicKey
-	Algorithm keypackage.Algorithm // ES256 or ECDH
+	Realm  identity.Realm
+	Public statement.PublicKey
+	Use    keypackage.Use // UseSignature or UseAgreement
 	// Record is the device's. Nil in a certificate made in advance: whose it is
 	// then say the manifest (Of) and the maker's records, never the certificate.
 	Record *identity.RecordID
@@ -63,9 +63,9 @@ func (c Certificate) Hash() [sha256.Size]byte { return sha256.Sum256(c.X509.Raw)
 type Want struct {
 	// At is the checker's time. Zero: it has no clock, as many devices, and
 	// takes any time of issue.
-	At        time.Time
-	Algorithm keypackage.Algorithm
-	Public    statement.PublicKey
+	At     time.Time
+	Use    keypackage.Use
+	Public statement.PublicKey
 	// Record must be named by the certificate: one made in advance is refused.
 	Record *identity.RecordID
 	// Identity must be named by the certificate.
@@ -102,8 +102,8 @@ func (w Want) match(c Certificate) error {
 	switch {
 	case !w.At.IsZero() && c.IssuedAt.After(w.At.Add(Skew)):
 		return fmt.Errorf("%w: it was issued at %s and it is %s: check the clock", ErrNotYet, c.IssuedAt.Format(time.RFC3339), w.At.UTC().Format(time.RFC3339))
-	case w.Algorithm != keypackage.None && w.Algorithm != c.Algorithm:
-		return fmt.Errorf("%w: its key is for %s, not for %s", ErrOther, c.Algorithm, w.Algorithm)
+	case w.Use != keypackage.UseNone && w.Use != c.Use:
+		return fmt.Errorf("%w: its key is for %s, not for %s", ErrOther, c.Use, w.Use)
 	case !w.Public.IsZero() && w.Public != c.Public:
 		return fmt.Errorf("%w: its key is %s, not %s", ErrOther, c.Public, w.Public)
 	case w.Record != nil && c.Record == nil:
@@ -119,7 +119,7 @@ func (w Want) match(c Certificate) error {
 // String names the certificate for people: whose it is and what its key does.
 func (c Certificate) String() string {
 	if c.Record != nil {
-		return fmt.Sprintf("%s of record %s", c.Algorithm, c.Record.Short())
+		return fmt.Sprintf("for %s, of record %s", c.Use, c.Record.Short())
 	}
-	return fmt.Sprintf("%s, made in advance, key %s", c.Algorithm, hex.EncodeToString(c.KeyHash[:6]))
+	return fmt.Sprintf("for %s, made in advance, key %s", c.Use, hex.EncodeToString(c.KeyHash[:6]))
 }

@@ -35,20 +35,20 @@ func TestCertify(t *testing.T) {
 		must(t, err)
 		identities = append(identities, id)
 	}
-	for _, a := range []keypackage.Algorithm{keypackage.ES256, keypackage.ECDH} {
+	for _, u := range []keypackage.Use{keypackage.UseSignature, keypackage.UseAgreement} {
 		for _, r := range []*identity.RecordID{nil, record(1)} {
 			for _, id := range identities {
-				q := devicecert.Request{Realm: dev, Algorithm: a, Public: public(t, "device"), Record: r, Identity: id, ProductLine: "phone-a"}
+				q := devicecert.Request{Realm: dev, Use: u, Public: public(t, "device"), Record: r, Identity: id, ProductLine: "phone-a"}
 				der := c.certify(t, q)
-				got, err := devicecert.Check(der, c.roots, devicecert.Want{At: time.Now(), Algorithm: a, Public: q.Public, Record: r, Identity: id})
+				got, err := devicecert.Check(der, c.roots, devicecert.Want{At: time.Now(), Use: u, Public: q.Public, Record: r, Identity: id})
 				must(t, err)
-				want := devicecert.Certificate{Realm: dev, Public: q.Public, Algorithm: a, Record: r, KeyHash: q.Public.Hash(), Identity: id, ProductLine: "phone-a"}
+				want := devicecert.Certificate{Realm: dev, Public: q.Public, Use: u, Record: r, KeyHash: q.Public.Hash(), Identity: id, ProductLine: "phone-a"}
 				got.IssuedAt, got.X509 = time.Time{}, nil
 				if got.Record != nil && *got.Record == *r {
 					got.Record = r
 				}
 				if got != want.Marked() {
-					t.Errorf("%v %v %v: read as %+v", a, r, id, got)
+					t.Errorf("%v %v %v: read as %+v", u, r, id, got)
 				}
 				if _, err := devicecert.Check(der, c.roots, devicecert.Want{}); err != nil {
 					t.Errorf("asked for nothing: %v", err)
@@ -63,7 +63,7 @@ func TestCertifyFields(t *testing.T) {
 	t.Parallel()
 	c := newCA(t, dev, "ca")
 	serial := big.NewInt(0x1234)
-	q := request(t, keypackage.ES256)
+	q := request(t, keypackage.UseSignature)
 	q.Serial, q.Identity = serial, imei(t, "00440245000001")
 	x, err := x509.ParseCertificate(c.certify(t, q))
 	must(t, err)
@@ -93,7 +93,7 @@ func TestCertifyRefuses(t *testing.T) {
 		"no realm":             func(r *devicecert.Request) { r.Realm = 0 },
 		"of the other realm":   func(r *devicecert.Request) { r.Realm = prod },
 		"no public key":        func(r *devicecert.Request) { r.Public = statement.PublicKey{} },
-		"no pair":              func(r *devicecert.Request) { r.Algorithm = keypackage.HMACSHA256 },
+		"no pair":              func(r *devicecert.Request) { r.Use = keypackage.UseMAC },
 		"the record id":        func(r *devicecert.Request) { r.Record = &identity.RecordID{} },
 		"product line \"\"":    func(r *devicecert.Request) { r.ProductLine = "" },
 		"33 characters":        func(r *devicecert.Request) { r.ProductLine = strings.Repeat("a", 33) },
@@ -102,7 +102,7 @@ func TestCertifyRefuses(t *testing.T) {
 		"not positive":         func(r *devicecert.Request) { r.Serial = big.NewInt(-1) },
 		"serial number has 16": func(r *devicecert.Request) { r.Serial = new(big.Int).Lsh(big.NewInt(1), 159) },
 	} {
-		q := request(t, keypackage.ES256)
+		q := request(t, keypackage.UseSignature)
 		change(&q)
 		if der, err := c.Certify(t.Context(), q); err == nil || der != nil {
 			t.Errorf("%s: certified", name)
@@ -112,14 +112,14 @@ func TestCertifyRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Certify(ctx, request(t, keypackage.ES256)); !errors.Is(err, context.Canceled) {
+	if _, err := c.Certify(ctx, request(t, keypackage.UseSignature)); !errors.Is(err, context.Canceled) {
 		t.Errorf("after the caller left: %v", err)
 	}
 	// Before the CA came to be, and after it ended.
 	for _, at := range []time.Time{c.cert.NotBefore.Add(-time.Minute), c.cert.NotAfter.Add(time.Minute)} {
 		late := newCA(t, dev, "ca")
 		late.SetClock(at)
-		if _, err := late.Certify(t.Context(), request(t, keypackage.ES256)); err == nil || !strings.Contains(err.Error(), "valid from") {
+		if _, err := late.Certify(t.Context(), request(t, keypackage.UseSignature)); err == nil || !strings.Contains(err.Error(), "valid from") {
 			t.Errorf("at %v: %v", at, err)
 		}
 	}
@@ -139,7 +139,7 @@ func TestBrokenToken(t *testing.T) {
 	good := newCA(t, dev, "ca")
 	a, err := devicecert.New(good.cert, broken{key(t, "ca")})
 	must(t, err)
-	if der, err := a.Certify(t.Context(), request(t, keypackage.ES256)); err == nil {
+	if der, err := a.Certify(t.Context(), request(t, keypackage.UseSignature)); err == nil {
 		t.Errorf("a wrong signature went out: %x", der)
 	}
 }
@@ -184,14 +184,14 @@ func TestNew(t *testing.T) {
 func TestCheckOther(t *testing.T) {
 	t.Parallel()
 	c := newCA(t, dev, "ca")
-	q := request(t, keypackage.ES256)
+	q := request(t, keypackage.UseSignature)
 	q.Identity = imei(t, "00440245000001")
 	der := c.certify(t, q)
 	for name, w := range map[string]devicecert.Want{
-		"algorithm": {Algorithm: keypackage.ECDH},
-		"key":       {Public: public(t, "another")},
-		"record":    {Record: record(8)},
-		"identity":  {Identity: imei(t, "00440245000002")},
+		"use":      {Use: keypackage.UseAgreement},
+		"key":      {Public: public(t, "another")},
+		"record":   {Record: record(8)},
+		"identity": {Identity: imei(t, "00440245000002")},
 	} {
 		if _, err := devicecert.Check(der, c.roots, w); !errors.Is(err, devicecert.ErrOther) {
 			t.Errorf("%s: %v", name, err)
@@ -218,7 +218,7 @@ func TestTime(t *testing.T) {
 	c := newCA(t, dev, "ca")
 	at := issued(c)
 	c.SetClock(at)
-	der := c.certify(t, request(t, keypackage.ES256))
+	der := c.certify(t, request(t, keypackage.UseSignature))
 	for name, tc := range map[string]struct {
 		at time.Time
 		ok bool
@@ -245,7 +245,7 @@ func TestRoots(t *testing.T) {
 	text := slices.Concat(pemOf(old.cert), pemOf(young.cert))
 	read, err := devicecert.ParseRoots(dev, text)
 	must(t, err)
-	q := request(t, keypackage.ECDH)
+	q := request(t, keypackage.UseAgreement)
 	for _, roots := range []*devicecert.Roots{both, read} {
 		for name, c := range map[string]ca{"old": old, "young": young} {
 			if _, err := devicecert.Check(c.certify(t, q), roots, devicecert.Want{}); err != nil {
@@ -274,7 +274,7 @@ func TestRoots(t *testing.T) {
 	for name, text := range map[string][]byte{
 		"empty": nil, "no PEM": []byte("x"), "a tail": append(pemOf(old.cert), "x"...), "a key": public(t, "x").PEM(), "too long": make([]byte, 1<<20),
 		"no DER": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{0x30}}), "the other realm's": pemOf(p.cert),
-		"no CA": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: old.certify(t, request(t, keypackage.ES256))}),
+		"no CA": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: old.certify(t, request(t, keypackage.UseSignature))}),
 	} {
 		if _, err := devicecert.ParseRoots(dev, text); err == nil {
 			t.Errorf("%s: read as roots", name)
@@ -293,7 +293,7 @@ func TestArc(t *testing.T) {
 	arc := asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 2}
 	a, err := devicecert.NewWithArc(c.cert, key(t, "ca"), arc)
 	must(t, err)
-	der, err := a.Certify(t.Context(), request(t, keypackage.ES256))
+	der, err := a.Certify(t.Context(), request(t, keypackage.UseSignature))
 	must(t, err)
 	roots, err := devicecert.NewRootsWithArc(dev, arc, c.cert)
 	must(t, err)
@@ -318,7 +318,7 @@ func TestProfile(t *testing.T) {
 	t.Parallel()
 	c := newCA(t, dev, "ca")
 	signer, device := key(t, "ca"), key(t, "device")
-	q := request(t, keypackage.ES256)
+	q := request(t, keypackage.UseSignature)
 	other, err := c.Template(func() devicecert.Request { r := q; r.Record = record(9); return r }())
 	must(t, err)
 	advance, err := c.Template(func() devicecert.Request { r := q; r.Record = nil; return r }())
@@ -374,7 +374,7 @@ func TestProfile(t *testing.T) {
 func TestTampered(t *testing.T) {
 	t.Parallel()
 	c := newCA(t, dev, "ca")
-	q := request(t, keypackage.ES256)
+	q := request(t, keypackage.UseSignature)
 	q.Identity = imei(t, "00440245000001")
 	der := c.certify(t, q)
 	if len(der) > 800 {

@@ -17,8 +17,8 @@ import (
 func FuzzCheck(f *testing.F) {
 	c := goldenCA(f, readGolden(f).CA) // the fuzzer's processes all have the same
 	var made [][]byte
-	for _, a := range []keypackage.Algorithm{keypackage.ES256, keypackage.ECDH} {
-		q := request(f, a)
+	for _, u := range []keypackage.Use{keypackage.UseSignature, keypackage.UseAgreement} {
+		q := request(f, u)
 		q.Identity, q.Serial = imei(f, "00440245000001"), big.NewInt(1)
 		made = append(made, c.certify(f, q))
 		q.Record, q.Identity = nil, nil

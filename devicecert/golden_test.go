@@ -82,17 +82,17 @@ func TestGolden(t *testing.T) {
 	a := goldenCA(t, want.CA)
 	got := golden{CA: want.CA}
 	for i, q := range []devicecert.Request{
-		{Algorithm: keypackage.ES256, Record: record(0xab), Identity: imei(t, "00440245000001")},
-		{Algorithm: keypackage.ECDH, Record: record(0xab)},
-		{Algorithm: keypackage.ES256},
-		{Algorithm: keypackage.ECDH, Identity: imei(t, "00440245000001")},
+		{Use: keypackage.UseSignature, Record: record(0xab), Identity: imei(t, "00440245000001")},
+		{Use: keypackage.UseAgreement, Record: record(0xab)},
+		{Use: keypackage.UseSignature},
+		{Use: keypackage.UseAgreement, Identity: imei(t, "00440245000001")},
 	} {
 		q.Realm, q.ProductLine, q.Public, q.Serial = dev, "phone-a", public(t, "golden device"), big.NewInt(int64(1000+i))
 		der, err := a.Certify(t.Context(), q)
 		must(t, err)
-		c, err := devicecert.Check(der, a.roots, devicecert.Want{Algorithm: q.Algorithm, Public: q.Public, Record: q.Record, Identity: q.Identity})
+		c, err := devicecert.Check(der, a.roots, devicecert.Want{Use: q.Use, Public: q.Public, Record: q.Record, Identity: q.Identity})
 		must(t, err)
-		g := goldenCertificate{Algorithm: q.Algorithm, Public: q.Public.Point(), Certificate: der, Hash: ptr(c.Hash())[:], Record: hexBytes{}}
+		g := goldenCertificate{Algorithm: keypackage.Algorithms(q.Use)[0], Public: q.Public.Point(), Certificate: der, Hash: ptr(c.Hash())[:], Record: hexBytes{}}
 		if q.Record != nil {
 			g.Record = q.Record[:]
 		}

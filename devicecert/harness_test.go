@@ -82,9 +82,9 @@ func imei(t testing.TB, s string) identity.Identity {
 	return i
 }
 
-func request(t testing.TB, a keypackage.Algorithm) devicecert.Request {
+func request(t testing.TB, u keypackage.Use) devicecert.Request {
 	t.Helper()
-	return devicecert.Request{Realm: dev, Algorithm: a, Public: public(t, "device"), Record: record(0xab), ProductLine: "phone-a"}
+	return devicecert.Request{Realm: dev, Use: u, Public: public(t, "device"), Record: record(0xab), ProductLine: "phone-a"}
 }
 
 func (c ca) certify(t testing.TB, r devicecert.Request) []byte {

@@ -37,7 +37,7 @@ func TestOpenSSL(t *testing.T) {
 	}
 	write("ca.pem", c.cert.Raw)
 	write("other.pem", newCA(t, dev, "another").cert.Raw)
-	sign, agree := request(t, keypackage.ES256), request(t, keypackage.ECDH)
+	sign, agree := request(t, keypackage.UseSignature), request(t, keypackage.UseAgreement)
 	sign.Identity, agree.Record = imei(t, "00440245000001"), nil
 	write("sign.pem", c.certify(t, sign))
 	write("agree.pem", c.certify(t, agree))

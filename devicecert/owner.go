@@ -33,9 +33,9 @@ func (c Certificate) of(m keypackage.Manifest) error {
 	}
 	point := c.Public.Point()
 	for _, e := range m.Entries {
-		if e.Form() == keypackage.FormPair && e.Algorithm == c.Algorithm && bytes.Equal(e.Vouch, point) {
+		if e.Form() == keypackage.FormPair && e.Algorithm.Use() == c.Use && bytes.Equal(e.Vouch, point) {
 			return nil
 		}
 	}
-	return fail("its key, for %s, is no key of the device: the manifest names another, or none", c.Algorithm)
+	return fail("its key, for %s, is no key of the device: the manifest names another, or none", c.Use)
 }

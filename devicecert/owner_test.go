@@ -42,7 +42,7 @@ func TestOf(t *testing.T) {
 		{"another identity", "agree", keypackage.ECDH, nil, other, false},
 		{"another record", "agree", keypackage.ECDH, record(9), nil, false},
 	} {
-		der := c.certify(t, devicecert.Request{Realm: dev, Algorithm: row.algorithm, Public: public(t, row.key), Record: row.record, Identity: row.identity, ProductLine: "phone-a"})
+		der := c.certify(t, devicecert.Request{Realm: dev, Use: row.algorithm.Use(), Public: public(t, row.key), Record: row.record, Identity: row.identity, ProductLine: "phone-a"})
 		checked, err := devicecert.Check(der, c.roots, devicecert.Want{})
 		must(t, err)
 		shown, err := devicecert.Unverified(der, dev)
@@ -57,7 +57,7 @@ func TestOf(t *testing.T) {
 		}
 	}
 	p := newCA(t, prod, "ca")
-	q := request(t, keypackage.ES256)
+	q := request(t, keypackage.UseSignature)
 	q.Realm, q.Public, q.Record = prod, public(t, "sign"), nil
 	foreign, err := devicecert.Check(p.certify(t, q), p.roots, devicecert.Want{})
 	must(t, err)

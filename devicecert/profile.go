@@ -24,7 +24,7 @@ type extension struct {
 	value    []byte // DER; nil: read by readNames
 }
 
-// extensions gives those of a certificate of the algorithm, by their encoding
+// extensions gives those of a certificate by its key's use, by their encoding
 // and not by what crypto/x509 reads in them.
 func extensions(c Certificate) ([]extension, error) {
 	ski := keyIdentifier(c.Public)
@@ -39,7 +39,7 @@ func extensions(c Certificate) ([]extension, error) {
 		return nil, err
 	}
 	usage := []byte{0x03, 0x02, 0x07, 0x80} // digitalSignature, bit 0
-	if c.Algorithm == keypackage.ECDH {
+	if c.Use == keypackage.UseAgreement {
 		usage = []byte{0x03, 0x02, 0x03, 0x08} // keyAgreement, bit 4
 	}
 	all := []extension{
@@ -49,7 +49,7 @@ func extensions(c Certificate) ([]extension, error) {
 		{asn1.ObjectIdentifier{2, 5, 29, 35}, "authorityKeyIdentifier", false, issuer},
 		{oidAltName, "subjectAltName", false, nil},
 	}
-	if c.Algorithm == keypackage.ES256 {
+	if c.Use == keypackage.UseSignature {
 		all = append(all, extension{asn1.ObjectIdentifier{2, 5, 29, 37}, "extKeyUsage", false, extKeyUsage})
 	}
 	return all, nil
@@ -82,9 +82,9 @@ func parse(der []byte, realm identity.Realm, arc asn1.ObjectIdentifier) (Certifi
 	c.KeyHash = c.Public.Hash()
 	switch x.KeyUsage {
 	case x509.KeyUsageDigitalSignature:
-		c.Algorithm = keypackage.ES256
+		c.Use = keypackage.UseSignature
 	case x509.KeyUsageKeyAgreement:
-		c.Algorithm = keypackage.ECDH
+		c.Use = keypackage.UseAgreement
 	default:
 		return none, fmt.Errorf("its key usage is %#x: digitalSignature or keyAgreement alone is expected", int(x.KeyUsage))
 	}
@@ -158,7 +158,7 @@ func (c *Certificate) readNames(value []byte, realm identity.Realm, arc asn1.Obj
 	if last := len(name.Type) - 1; arc == nil && last > 0 {
 		arc = name.Type[:last]
 	}
-	r := Request{Realm: realm, Algorithm: c.Algorithm, Public: c.Public}
+	r := Request{Realm: realm, Use: c.Use, Public: c.Public}
 	switch {
 	case name.Type.Equal(formRecord.hardwareType(arc)):
 		id := identity.RecordID(name.Serial)

@@ -15,9 +15,9 @@ import (
 
 // Request is what a certificate is to say.
 type Request struct {
-	Realm     identity.Realm
-	Algorithm keypackage.Algorithm // ES256 or ECDH: what the key is used for
-	Public    statement.PublicKey
+	Realm  identity.Realm
+	Use    keypackage.Use // UseSignature or UseAgreement
+	Public statement.PublicKey
 	// Record is the device's record id. Nil: made in advance, and named by its key.
 	Record *identity.RecordID
 	// Identity is written as a URN. Nil unless the product line wants it to be
@@ -70,8 +70,8 @@ func (r Request) check() error {
 		return fmt.Errorf("%s is no realm", r.Realm)
 	case r.Public.IsZero():
 		return fmt.Errorf("there is no public key")
-	case !r.Algorithm.Pair():
-		return fmt.Errorf("algorithm %s has no public key: es256 and ecdh-p256 have", r.Algorithm)
+	case !r.Use.Pair():
+		return fmt.Errorf("a key for %s has no public half: those for signatures and key agreement have", r.Use)
 	case r.Record != nil && *r.Record == identity.RecordID{}:
 		return fmt.Errorf("the record id is zero")
 	case r.Serial != nil && (r.Serial.Sign() <= 0 || r.Serial.BitLen() > 8*serialSize-1):

@@ -33,14 +33,14 @@ func TestToken(t *testing.T) {
 	var g sync.WaitGroup
 	for i := range byte(8) {
 		g.Go(func() {
-			q := request(t, keypackage.ECDH)
+			q := request(t, keypackage.UseAgreement)
 			q.Record = record(i + 1)
 			der, err := a.Certify(t.Context(), q)
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if _, err := devicecert.Check(der, roots, devicecert.Want{At: time.Now(), Record: q.Record, Algorithm: keypackage.ECDH}); err != nil {
+			if _, err := devicecert.Check(der, roots, devicecert.Want{At: time.Now(), Record: q.Record, Use: keypackage.UseAgreement}); err != nil {
 				t.Error(err)
 			}
 			if _, err := devicecert.Check(der, roots, devicecert.Want{Record: record(i + 2)}); !errors.Is(err, devicecert.ErrOther) {

@@ -252,7 +252,7 @@ func (s *Service) admitCertificate(ctx context.Context, a *admission, h channel.
 	if c == nil {
 		return refuse(ReasonStranger, errors.New("no certificate was shown"))
 	}
-	cert, err := devicecert.Check(c.Raw, s.opts.Roots, devicecert.Want{At: time.Now(), Algorithm: keypackage.ES256})
+	cert, err := devicecert.Check(c.Raw, s.opts.Roots, devicecert.Want{At: time.Now(), Use: keypackage.UseSignature})
 	switch {
 	case errors.Is(err, devicecert.ErrForm), errors.Is(err, devicecert.ErrIssuer):
 		return refuse(ReasonStranger, err)

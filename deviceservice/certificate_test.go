@@ -82,8 +82,8 @@ func (c ca) certify(t testing.TB, public crypto.PublicKey, r devicecert.Request)
 	r.Public, err = statement.ParsePoint(point)
 	must(t, err)
 	r.Realm, r.ProductLine = dev, "phone"
-	if r.Algorithm == keypackage.None {
-		r.Algorithm = keypackage.ES256
+	if r.Use == keypackage.UseNone {
+		r.Use = keypackage.UseSignature
 	}
 	der, err := c.authority.Certify(t.Context(), r)
 	must(t, err)
@@ -117,7 +117,7 @@ func TestCertificate(t *testing.T) {
 	others := ours.certify(t, public, devicecert.Request{Record: &strange})
 	misnamed := ours.certify(t, public, devicecert.Request{Record: &d.Record, Identity: issuedtest.IMEI(t, 9)})
 	foreign := theirs.certify(t, public, devicecert.Request{Record: &d.Record})
-	agreement := ours.certify(t, public, devicecert.Request{Record: &d.Record, Algorithm: keypackage.ECDH})
+	agreement := ours.certify(t, public, devicecert.Request{Record: &d.Record, Use: keypackage.UseAgreement})
 	watch := ours.certify(t, public, devicecert.Request{Record: &line})
 	strangers := ours.certify(t, newKey(t).Public(), devicecert.Request{}) // another genuine device's
 	r.Certify(1, 2, records.Shipped, own.Raw, advance.Raw, named.Raw, others.Raw, misnamed.Raw, foreign.Raw, agreement.Raw)

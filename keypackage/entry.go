@@ -48,54 +48,6 @@ func (k *Kind) UnmarshalText(b []byte) error {
 	return fmt.Errorf("kind of entry %q is not known: communication, key-pair, drm, sim-lock and opaque are", b)
 }
 
-// Algorithm is what an entry's key is used with, by its COSE number (RFC 9053).
-type Algorithm int
-
-// The algorithms. None marks an entry that is no key: a secret, or a value.
-const (
-	None       Algorithm = 0   // reserved in COSE; here: not a key
-	AES256GCM  Algorithm = 3   // A256GCM, RFC 9053 §4.1; 32 bytes
-	HMACSHA256 Algorithm = 5   // HMAC 256/256, RFC 9053 §3.1; 32 bytes
-	ES256      Algorithm = -7  // ECDSA P-256, RFC 9053 §2.1
-	ECDH       Algorithm = -25 // ECDH-ES + HKDF-256 on P-256, RFC 9053 §6.3.1
-)
-
-var algorithmNames = map[Algorithm]string{None: "none", AES256GCM: "aes-256-gcm", HMACSHA256: "hmac-sha-256", ES256: "es256", ECDH: "ecdh-p256"}
-
-// String gives the name that profiles and tables use.
-func (a Algorithm) String() string {
-	if n, ok := algorithmNames[a]; ok {
-		return n
-	}
-	return fmt.Sprintf("algorithm %d", int(a))
-}
-
-// MarshalText writes the algorithm's name.
-func (a Algorithm) MarshalText() ([]byte, error) {
-	if _, ok := algorithmNames[a]; !ok {
-		return nil, fmt.Errorf("write algorithm: %d is not known", int(a))
-	}
-	return []byte(a.String()), nil
-}
-
-// UnmarshalText reads the algorithm's name.
-func (a *Algorithm) UnmarshalText(b []byte) error {
-	for v, n := range algorithmNames {
-		if n == string(b) {
-			*a = v
-			return nil
-		}
-	}
-	return fmt.Errorf("algorithm %q is not known: none, aes-256-gcm, hmac-sha-256, es256 and ecdh-p256 are", b)
-}
-
-// Symmetric reports whether the key is a secret key of 32 bytes, vouched for
-// by its check value.
-func (a Algorithm) Symmetric() bool { return a == AES256GCM || a == HMACSHA256 }
-
-// Pair reports whether the key is a private key, vouched for by its public key.
-func (a Algorithm) Pair() bool { return a == ES256 || a == ECDH }
-
 // KeyID names an entry within its device: what it is called and, for a key
 // that was derived from the master key, how, so that the key can be derived
 // again without asking the device.
@@ -178,7 +130,7 @@ func (e Entry) check() error {
 	if _, ok := kindNames[e.Kind]; !ok {
 		return fmt.Errorf("%s is not known", e.Kind)
 	}
-	if _, ok := algorithmNames[e.Algorithm]; !ok {
+	if !e.Algorithm.known() {
 		return fmt.Errorf("%s is not known", e.Algorithm)
 	}
 	if err := checkName(e.Key.Name); err != nil {
@@ -197,7 +149,7 @@ func (e Entry) check() error {
 		}
 	case KeyPair:
 		if !e.Algorithm.Pair() {
-			return fmt.Errorf("a key pair has algorithm es256 or ecdh-p256, not %s", e.Algorithm)
+			return fmt.Errorf("a key pair has algorithm %s, not %s", Either(Algorithms(UseSignature, UseAgreement)), e.Algorithm)
 		}
 	case SIMLock, Opaque:
 		if e.Algorithm != None {

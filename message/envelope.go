@@ -122,8 +122,8 @@ func checkCertificate(c devicecert.Certificate) error {
 	switch {
 	case !c.Checked():
 		return fmt.Errorf("there is no certificate that was checked: devicecert.Check gives one")
-	case c.Algorithm != keypackage.ECDH:
-		return fmt.Errorf("the certificate is of a key for %s: one for key agreement (ecdh-p256) is needed, which is another of the device's keys", c.Algorithm)
+	case c.Use != keypackage.UseAgreement:
+		return fmt.Errorf("the certificate is of a key for %s: one for key agreement is needed, which is another of the device's keys", c.Use)
 	}
 	return nil
 }

@@ -81,7 +81,7 @@ func TestGolden(t *testing.T) {
 	var want golden
 	if _, err := os.Stat(goldenPath); *update && errors.Is(err, fs.ErrNotExist) {
 		// Its serial number is random: it is made once.
-		want.Certificate = certify(t, newSoftware(t, "golden device").public, dev, keypackage.ECDH).X509.Raw
+		want.Certificate = certify(t, newSoftware(t, "golden device").public, dev, keypackage.UseAgreement).X509.Raw
 	} else {
 		want = readGolden(t)
 	}

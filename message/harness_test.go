@@ -90,22 +90,22 @@ func (s *software) SignDigest(_ context.Context, digest []byte) ([]byte, error) 
 }
 
 // certify gives a certificate of a public key, by a CA of its own.
-func certify(t testing.TB, public statement.PublicKey, realm identity.Realm, a keypackage.Algorithm) devicecert.Certificate {
+func certify(t testing.TB, public statement.PublicKey, realm identity.Realm, u keypackage.Use) devicecert.Certificate {
 	t.Helper()
 	signer := key(t, "ca")
 	ca, err := devicecert.SelfSigned(realm, "Example Devices", signer)
 	must(t, err)
-	return certifyBy(t, ca, public, realm, a)
+	return certifyBy(t, ca, public, realm, u)
 }
 
-func certifyBy(t testing.TB, ca *x509.Certificate, public statement.PublicKey, realm identity.Realm, a keypackage.Algorithm) devicecert.Certificate {
+func certifyBy(t testing.TB, ca *x509.Certificate, public statement.PublicKey, realm identity.Realm, u keypackage.Use) devicecert.Certificate {
 	t.Helper()
 	authority, err := devicecert.New(ca, key(t, "ca"))
 	must(t, err)
 	roots, err := devicecert.NewRoots(realm, ca)
 	must(t, err)
 	record := identity.RecordID{1}
-	der, err := authority.Certify(t.Context(), devicecert.Request{Realm: realm, Algorithm: a, Public: public, Record: &record, ProductLine: "phone-a"})
+	der, err := authority.Certify(t.Context(), devicecert.Request{Realm: realm, Use: u, Public: public, Record: &record, ProductLine: "phone-a"})
 	must(t, err)
 	c, err := devicecert.Check(der, roots, devicecert.Want{})
 	must(t, err)
@@ -116,7 +116,7 @@ func certifyBy(t testing.TB, ca *x509.Certificate, public statement.PublicKey, r
 func device(t testing.TB, name string) message.Recipient {
 	t.Helper()
 	s := newSoftware(t, name)
-	return message.Recipient{Key: s, Certificate: certify(t, s.public, dev, keypackage.ECDH)}
+	return message.Recipient{Key: s, Certificate: certify(t, s.public, dev, keypackage.UseAgreement)}
 }
 
 func newMessage(t testing.TB, body string) message.Message {

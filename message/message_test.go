@@ -101,8 +101,8 @@ func TestWrongRecipient(t *testing.T) {
 		want error
 	}{
 		"another device":          {device(t, "another"), message.ErrRecipient},
-		"another certificate":     {message.Recipient{Key: key, Certificate: certify(t, key.public, dev, keypackage.ECDH)}, message.ErrOpen},
-		"another realm":           {message.Recipient{Key: key, Certificate: certify(t, key.public, prod, keypackage.ECDH)}, message.ErrOpen},
+		"another certificate":     {message.Recipient{Key: key, Certificate: certify(t, key.public, dev, keypackage.UseAgreement)}, message.ErrOpen},
+		"another realm":           {message.Recipient{Key: key, Certificate: certify(t, key.public, prod, keypackage.UseAgreement)}, message.ErrOpen},
 		"another private key":     {message.Recipient{Key: newSoftware(t, "another"), Certificate: to.Certificate}, message.ErrOpen},
 		"its own, after all that": {to, nil},
 	} {
@@ -110,7 +110,7 @@ func TestWrongRecipient(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
-	signing := certify(t, key.public, dev, keypackage.ES256)
+	signing := certify(t, key.public, dev, keypackage.UseSignature)
 	if _, err := message.Open(t.Context(), message.Recipient{Key: key, Certificate: signing}, raw, everyone); err == nil || !strings.Contains(err.Error(), "key agreement") {
 		t.Errorf("a signing key opens: %v", err)
 	}
@@ -252,8 +252,8 @@ func TestSealRefuses(t *testing.T) {
 	}{
 		"no certificate":      {devicecert.Certificate{}, nil},
 		"an unchecked one":    {devicecert.Certificate(unchecked), nil},
-		"one put together":    {devicecert.Certificate{Realm: to.Realm, Public: to.Public, Algorithm: to.Algorithm, X509: to.X509}, nil},
-		"a signing key":       {certify(t, key, dev, keypackage.ES256), nil},
+		"one put together":    {devicecert.Certificate{Realm: to.Realm, Public: to.Public, Use: to.Use, X509: to.X509}, nil},
+		"a signing key":       {certify(t, key, dev, keypackage.UseSignature), nil},
 		"no id":               {to, func(m *message.Message) { m.ID = message.ID{} }},
 		"too long":            {to, func(m *message.Message) { m.Body = make([]byte, message.MaxBody+1) }},
 		"no content type":     {to, func(m *message.Message) { m.ContentType = "" }},

@@ -29,9 +29,9 @@ func (c *counting) Agree(ctx context.Context, peer []byte) ([]byte, error) {
 func TestOpenAny(t *testing.T) {
 	t.Parallel()
 	key, stranger := newSoftware(t, "device"), &counting{Agreer: newSoftware(t, "stranger")}
-	first := message.Recipient{Key: key, Certificate: certify(t, key.public, dev, keypackage.ECDH)}
-	second := message.Recipient{Key: key, Certificate: certify(t, key.public, dev, keypackage.ECDH)}
-	other := message.Recipient{Key: stranger, Certificate: certify(t, newSoftware(t, "stranger").public, dev, keypackage.ECDH)}
+	first := message.Recipient{Key: key, Certificate: certify(t, key.public, dev, keypackage.UseAgreement)}
+	second := message.Recipient{Key: key, Certificate: certify(t, key.public, dev, keypackage.UseAgreement)}
+	other := message.Recipient{Key: stranger, Certificate: certify(t, newSoftware(t, "stranger").public, dev, keypackage.UseAgreement)}
 	raw, err := message.Seal(t.Context(), second.Certificate, newMessage(t, "hello"), nil)
 	must(t, err)
 	for name, c := range map[string]struct {

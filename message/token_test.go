@@ -49,7 +49,7 @@ func TestToken(t *testing.T) {
 
 	public, err := statement.ParsePoint(pair.Public())
 	must(t, err)
-	to := message.Recipient{Key: resident{home}, Certificate: certify(t, public, dev, keypackage.ECDH)}
+	to := message.Recipient{Key: resident{home}, Certificate: certify(t, public, dev, keypackage.UseAgreement)}
 	from := newSoftware(t, "sender")
 	m := newMessage(t, "hello, token")
 	raw, err := message.Seal(ctx, to.Certificate, m, from)

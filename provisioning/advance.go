@@ -163,7 +163,7 @@ func (a Advance) Seal(ctx context.Context, batch int64, id identity.Identity, e 
 		if err != nil {
 			return fail(err)
 		}
-		r := devicecert.Request{Realm: a.Realm, Algorithm: w.Algorithm, Public: public, ProductLine: a.Profile.Name, Serial: serial}
+		r := devicecert.Request{Realm: a.Realm, Use: w.Algorithm.Use(), Public: public, ProductLine: a.Profile.Name, Serial: serial}
 		if a.Profile.IdentityInCertificates {
 			r.Identity = id
 		}

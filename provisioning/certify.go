@@ -52,7 +52,7 @@ func (b *beginning) certify(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r := devicecert.Request{Realm: b.realm, Algorithm: w.Algorithm, Public: public, Record: &d.Record, ProductLine: b.profile.Name, Serial: b.serials[e.Name]}
+			r := devicecert.Request{Realm: b.realm, Use: w.Algorithm.Use(), Public: public, Record: &d.Record, ProductLine: b.profile.Name, Serial: b.serials[e.Name]}
 			if r.Serial == nil {
 				return fmt.Errorf("certify entry %q: its serial number was not licensed", e.Name)
 			}

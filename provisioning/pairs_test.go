@@ -97,7 +97,7 @@ func TestPairs(t *testing.T) {
 	m, err := keypackage.ParseManifest(d.Manifest)
 	must(t, err)
 	for i, alg := range []keypackage.Algorithm{keypackage.ES256, keypackage.ECDH} {
-		c, err := devicecert.Check(d.X509[i], l.roots, devicecert.Want{Algorithm: alg, Identity: ids[0]})
+		c, err := devicecert.Check(d.X509[i], l.roots, devicecert.Want{Use: alg.Use(), Identity: ids[0]})
 		if err != nil || c.Record != nil {
 			t.Errorf("certificate %d: %v, %+v", i, err, c)
 		}

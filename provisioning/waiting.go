@@ -179,7 +179,8 @@ func (b *beginning) vouch(ctx context.Context, m keypackage.Manifest, e keypacka
 	return b.keys.CheckValue(ctx, w, keypackage.CheckMessage(m, e.Key))
 }
 
-// shared tells whether an entry's key is one that the device service can't derive.
+// shared tells whether an entry's key is one that the device service can't derive. The channel takes keys of
+// HMAC-SHA-256 and no others.
 func shared(e profile.Entry) bool {
 	return e.Source.Waits() && e.Kind == keypackage.Communication && e.Algorithm == keypackage.HMACSHA256
 }

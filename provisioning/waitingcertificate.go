@@ -51,8 +51,8 @@ func (b *beginning) checkWaitingCertificate(id identity.Identity, e profile.Entr
 
 func wouldMake(p profile.Profile, id identity.Identity, e profile.Entry, w keypackage.WaitingKey, c devicecert.Unchecked) error {
 	switch {
-	case w.Algorithm != e.Algorithm || c.Algorithm != e.Algorithm:
-		return fmt.Errorf("key and certificate are for %s and %s, the entry is %s", w.Algorithm, c.Algorithm, e.Algorithm)
+	case w.Algorithm != e.Algorithm || c.Use != e.Algorithm.Use():
+		return fmt.Errorf("key is of %s, certificate for %s, the entry is %s", w.Algorithm, c.Use, e.Algorithm)
 	case !bytes.Equal(c.Public.Point(), w.Public):
 		return fmt.Errorf("it is of another key")
 	case c.Record != nil:

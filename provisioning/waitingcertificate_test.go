@@ -42,7 +42,7 @@ func TestWaitingCertificate(t *testing.T) {
 		{"without the identity", func(r *devicecert.Request, _ identity.Identity) { r.Identity = nil }, l.spp, "it names no identity"},
 		{"of another identity", func(r *devicecert.Request, id identity.Identity) { r.Identity = id }, l.spp, "it names 00440200"},
 		{"of another product line", func(r *devicecert.Request, _ identity.Identity) { r.ProductLine = "meter" }, l.spp, `it names product line "meter"`},
-		{"of another use", func(r *devicecert.Request, _ identity.Identity) { r.Algorithm = keypackage.ECDH }, l.spp, "key and certificate are for es256 and ecdh-p256"},
+		{"of another use", func(r *devicecert.Request, _ identity.Identity) { r.Use = keypackage.UseAgreement }, l.spp, "key is of es256, certificate for key agreement"},
 		{"of another key", func(r *devicecert.Request, _ identity.Identity) { r.Public = foreign }, l.spp, "it is of another key"},
 		{"of a record", func(r *devicecert.Request, _ identity.Identity) { r.Record = &identity.RecordID{1} }, l.spp, "it names record 01"},
 	}
@@ -59,7 +59,7 @@ func TestWaitingCertificate(t *testing.T) {
 			must(t, err)
 			point, err := statement.ParsePoint(w.Public)
 			must(t, err)
-			r := devicecert.Request{Realm: dev, Algorithm: e.Algorithm, Public: point, ProductLine: named.Name, Identity: ids[i]}
+			r := devicecert.Request{Realm: dev, Use: e.Algorithm.Use(), Public: point, ProductLine: named.Name, Identity: ids[i]}
 			r.Serial, err = devicecert.NewSerial()
 			must(t, err)
 			for _, e := range audit.Certifications(provisioning.DeviceCALabel(dev), []*big.Int{r.Serial}, "made in advance", "operator test") {

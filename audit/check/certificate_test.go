@@ -88,7 +88,7 @@ func TestDeviceCertificates(t *testing.T) {
 	w.Must(err)
 	genuine, err := devicecert.Unverified(all[1].X509[0], dev)
 	w.Must(err)
-	foreign, err := other.Certify(t.Context(), devicecert.Request{Realm: dev, Algorithm: genuine.Algorithm, Public: genuine.Public,
+	foreign, err := other.Certify(t.Context(), devicecert.Request{Realm: dev, Use: genuine.Use, Public: genuine.Public,
 		Record: genuine.Record, ProductLine: "phone", Serial: genuine.X509.SerialNumber})
 	w.Must(err)
 	const any = -1 // one of two: whichever is read later

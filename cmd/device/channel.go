@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/devicekeys/devicekeys/channel"
@@ -63,14 +64,14 @@ type channelled struct {
 	Answer       string              `json:"answer"`
 }
 
-// suites are the suites by the names of --suite, with the algorithm of their keys.
+// suites are the suites by the names of --suite, with the algorithms of their keys.
 var suites = map[string]struct {
-	suite     channel.Suite
-	algorithm keypackage.Algorithm
+	suite      channel.Suite
+	algorithms []keypackage.Algorithm
 }{
-	"noise":       {channel.SuiteNoise, keypackage.HMACSHA256},
-	"tls":         {channel.SuiteTLS, keypackage.HMACSHA256},
-	"certificate": {channel.SuiteCertificate, keypackage.ES256},
+	"noise":       {channel.SuiteNoise, []keypackage.Algorithm{keypackage.HMACSHA256}},
+	"tls":         {channel.SuiteTLS, []keypackage.Algorithm{keypackage.HMACSHA256}},
+	"certificate": {channel.SuiteCertificate, keypackage.Algorithms(keypackage.UseSignature)},
 }
 
 func (c *channelOpenCmd) Run(ctx context.Context, io console.IO) error {
@@ -95,7 +96,7 @@ func (c *channelOpenCmd) Run(ctx context.Context, io console.IO) error {
 		if err != nil {
 			return err
 		}
-		key, err := keyOf(b, s.algorithm, c.Entry)
+		key, err := keyOf(b, s.algorithms, c.Entry)
 		if err != nil {
 			return err
 		}
@@ -149,10 +150,10 @@ func (r refused) Unwrap() error { return r.error }
 func (refused) Refused() string { return "refused" }
 
 // keyOf picks the entry to use.
-func keyOf(b *device.Booted, alg keypackage.Algorithm, name string) (keypackage.Entry, error) {
+func keyOf(b *device.Booted, algorithms []keypackage.Algorithm, name string) (keypackage.Entry, error) {
 	var names []string
 	for _, e := range b.Entries {
-		if e.Algorithm == alg && (name == "" || e.Key.Name == name) && (alg != keypackage.HMACSHA256 || e.Kind == keypackage.Communication) {
+		if slices.Contains(algorithms, e.Algorithm) && (name == "" || e.Key.Name == name) && (!e.Algorithm.Symmetric() || e.Kind == keypackage.Communication) {
 			return e, nil
 		}
 		names = append(names, fmt.Sprintf("%s (%s, %s)", e.Key.Name, e.Kind, e.Algorithm))
@@ -160,7 +161,7 @@ func keyOf(b *device.Booted, alg keypackage.Algorithm, name string) (keypackage.
 	if name == "" {
 		name = "key"
 	}
-	return keypackage.Entry{}, console.Usagef("the device has no %s of %s for this; it has %q", name, alg, names)
+	return keypackage.Entry{}, console.Usagef("the device has no %s of %s for this; it has %q", name, keypackage.Either(algorithms), names)
 }
 
 // tls gives what the TLS suites need: the service's CA, and for a key pair the device's certificate.

@@ -116,7 +116,7 @@ func (c *messageOpenCmd) Run(ctx context.Context, io console.IO) error {
 // recipients gives what the message may have been encrypted to: each key pair for key agreement, or the one that --entry
 // names, with each of its certificates in the device's record.
 func (c *messageOpenCmd) recipients(ctx context.Context, d *device.Device, b *device.Booted, roots *devicecert.Roots) ([]message.Recipient, error) {
-	if _, err := keyOf(b, keypackage.ECDH, c.Entry); err != nil {
+	if _, err := keyOf(b, keypackage.Algorithms(keypackage.UseAgreement), c.Entry); err != nil {
 		return nil, err
 	}
 	record, err := lookup(ctx, d, c.Registry)
@@ -126,7 +126,7 @@ func (c *messageOpenCmd) recipients(ctx context.Context, d *device.Device, b *de
 	var all []message.Recipient
 	var missing error
 	for _, e := range b.Entries {
-		if e.Algorithm != keypackage.ECDH || c.Entry != "" && e.Key.Name != c.Entry {
+		if e.Algorithm.Use() != keypackage.UseAgreement || c.Entry != "" && e.Key.Name != c.Entry {
 			continue
 		}
 		public, err := statement.ParsePoint(e.Vouch)
@@ -139,7 +139,7 @@ func (c *messageOpenCmd) recipients(ctx context.Context, d *device.Device, b *de
 			continue
 		}
 		for _, der := range own {
-			cert, err := devicecert.Check(der, roots, devicecert.Want{Algorithm: keypackage.ECDH, Public: public})
+			cert, err := devicecert.Check(der, roots, devicecert.Want{Use: keypackage.UseAgreement, Public: public})
 			if err != nil {
 				return nil, fmt.Errorf("the device's own certificate: %w", err)
 			}

@@ -102,7 +102,7 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	w := &world{ca: ca, authority: authority, roots: roots, certs: map[string][]byte{}}
 	make := func(name string, a keypackage.Algorithm, record *identity.RecordID) []byte {
-		der, err := authority.Certify(t.Context(), devicecert.Request{Realm: dev, Algorithm: a, Public: public(t, name), Record: record, ProductLine: "phone-a"})
+		der, err := authority.Certify(t.Context(), devicecert.Request{Realm: dev, Use: a.Use(), Public: public(t, name), Record: record, ProductLine: "phone-a"})
 		must(t, err)
 		w.certs[name] = der
 		return der
@@ -135,7 +135,7 @@ func newWorld(t *testing.T) *world {
 		var keys []keypackage.Entry
 		for i, der := range x509 {
 			if c, err := devicecert.Unverified(der, dev); err == nil { // the CA's is none
-				keys = append(keys, pair(i, c.Algorithm, c.Public))
+				keys = append(keys, pair(i, keypackage.Algorithms(c.Use)[0], c.Public))
 			}
 		}
 		publish(n, recordOf(n, keys...), x509...)
@@ -152,7 +152,7 @@ func newWorld(t *testing.T) *world {
 	genuine := recordOf(7, pair(0, keypackage.ECDH, public(t, "agree-7")))
 	publish(7, genuine, make("agree-8", keypackage.ECDH, nil))
 	named := func(name string, n int) []byte {
-		der, err := authority.Certify(t.Context(), devicecert.Request{Realm: dev, Algorithm: keypackage.ECDH, Public: public(t, name), Identity: imei(t, n), ProductLine: "phone-a"})
+		der, err := authority.Certify(t.Context(), devicecert.Request{Realm: dev, Use: keypackage.UseAgreement, Public: public(t, name), Identity: imei(t, n), ProductLine: "phone-a"})
 		must(t, err)
 		w.certs[name] = der
 		return der

@@ -190,7 +190,7 @@ func choose(all [][]byte, roots *devicecert.Roots, record identity.RecordID, own
 			return devicecert.Certificate{}, console.Hint(fmt.Errorf("record %s, X.509 certificate %d of %d: %w", record.Short(), i+1, len(all), err),
 				"ask another mirror, and tell the maker: somebody put another device's certificate there")
 		}
-		if c.Algorithm == keypackage.ECDH {
+		if c.Use == keypackage.UseAgreement {
 			found = append(found, c)
 		}
 	}

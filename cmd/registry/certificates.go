@@ -44,23 +44,23 @@ type published struct {
 }
 
 type publishedCertificate struct {
-	Key         string    `json:"key"`       // SHA-256 of the SubjectPublicKeyInfo
-	Algorithm   string    `json:"algorithm"` // what the key is for
-	Record      string    `json:"record"`    // that it names; empty: it was made in advance
-	Identity    string    `json:"identity"`  // that it names
+	Key         string    `json:"key"`      // SHA-256 of the SubjectPublicKeyInfo
+	Use         string    `json:"use"`      // what the key is for
+	Record      string    `json:"record"`   // that it names; empty: it was made in advance
+	Identity    string    `json:"identity"` // that it names
 	ProductLine string    `json:"product_line"`
 	IssuedAt    time.Time `json:"issued_at"`
 	DER         []byte    `json:"der"` // base64
 }
 
 func (p published) String() string {
-	t := console.NewTable(console.Columns("key", "algorithm", "names record", "names identity", "product line", "issued at", "bytes")...)
+	t := console.NewTable(console.Columns("key", "use", "names record", "names identity", "product line", "issued at", "bytes")...)
 	for _, c := range p.Certificates {
 		record := "none, made in advance"
 		if c.Record != "" {
 			record = p.Record.Short()
 		}
-		t.Row(c.Key[:12], c.Algorithm, record, c.Identity, c.ProductLine, c.IssuedAt, len(c.DER))
+		t.Row(c.Key[:12], c.Use, record, c.Identity, c.ProductLine, c.IssuedAt, len(c.DER))
 	}
 	return t.String()
 }
@@ -139,7 +139,7 @@ func (p published) check(der []byte, roots *devicecert.Roots) (publishedCertific
 	if c.Record != nil && *c.Record != p.Record {
 		return publishedCertificate{}, fmt.Errorf("it is of record %s", c.Record.Short())
 	}
-	out := publishedCertificate{Key: fmt.Sprintf("%x", c.KeyHash), Algorithm: c.Algorithm.String(), ProductLine: c.ProductLine, IssuedAt: c.IssuedAt, DER: der}
+	out := publishedCertificate{Key: fmt.Sprintf("%x", c.KeyHash), Use: c.Use.String(), ProductLine: c.ProductLine, IssuedAt: c.IssuedAt, DER: der}
 	if c.Record != nil {
 		out.Record = c.Record.String()
 	}

@@ -192,10 +192,10 @@ func (a authority) publish(t *testing.T, n, names int) registry.Entry {
 	record := registrytest.Chip(t, names).RecordID()
 	p := registry.PublicCertificates{Identity: id.URN()}
 	for _, r := range []devicecert.Request{
-		{Algorithm: keypackage.ECDH, Record: &record, Identity: id},
-		{Algorithm: keypackage.ES256},
+		{Use: keypackage.UseAgreement, Record: &record, Identity: id},
+		{Use: keypackage.UseSignature},
 	} {
-		r.Realm, r.ProductLine, r.Public = identity.Development, "phone", registrytest.NewSigner(t, r.Algorithm.String()).Public()
+		r.Realm, r.ProductLine, r.Public = identity.Development, "phone", registrytest.NewSigner(t, r.Use.String()).Public()
 		der, err := a.Certify(t.Context(), r)
 		if err != nil {
 			t.Fatal(err)

@@ -78,7 +78,7 @@ func (k *softwareKey) take() ([]byte, error) {
 }
 
 func (k *softwareKey) hmacKey() ([]byte, error) {
-	if k.algorithm != keypackage.HMACSHA256 {
+	if k.algorithm.Use() != keypackage.UseMAC {
 		return nil, fmt.Errorf("MAC with a key of %s: %w", k.algorithm, ErrAlgorithm)
 	}
 	return k.take()
@@ -107,7 +107,7 @@ func (k *softwareKey) Verify(_ context.Context, msg, m []byte) error {
 
 // Sign signs a digest.
 func (k *softwareKey) Sign(_ context.Context, digest []byte) ([]byte, error) {
-	if k.algorithm != keypackage.ES256 {
+	if k.algorithm.Use() != keypackage.UseSignature {
 		return nil, fmt.Errorf("sign with a key of %s: %w", k.algorithm, ErrAlgorithm)
 	}
 	if _, err := k.take(); err != nil {
@@ -118,7 +118,7 @@ func (k *softwareKey) Sign(_ context.Context, digest []byte) ([]byte, error) {
 
 // Agree gives the result of ECDH.
 func (k *softwareKey) Agree(_ context.Context, peer []byte) ([]byte, error) {
-	if k.algorithm != keypackage.ECDH || k.inbound {
+	if k.algorithm.Use() != keypackage.UseAgreement || k.inbound {
 		return nil, fmt.Errorf("agree with a key of %s: %w", k.algorithm, ErrAlgorithm)
 	}
 	if _, err := k.take(); err != nil {

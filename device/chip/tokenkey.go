@@ -23,11 +23,11 @@ const (
 
 // kinds gives the template of a key by its manifest entry and its place; the
 // blob has no say.
-var kinds = map[keypackage.Algorithm][2]hsm.Kind{
-	keypackage.HMACSHA256: {inbound: hsm.InboundKey, resident: hsm.ResidentKey},
-	keypackage.AES256GCM:  {inbound: hsm.InboundCipherKey, resident: hsm.ResidentCipherKey},
-	keypackage.ES256:      {inbound: hsm.InboundSigningKey, resident: hsm.ResidentSigningKey},
-	keypackage.ECDH:       {inbound: hsm.InboundAgreementKey, resident: hsm.ResidentAgreementKey},
+var kinds = map[keypackage.Use][2]hsm.Kind{
+	keypackage.UseMAC:       {inbound: hsm.InboundKey, resident: hsm.ResidentKey},
+	keypackage.UseCipher:    {inbound: hsm.InboundCipherKey, resident: hsm.ResidentCipherKey},
+	keypackage.UseSignature: {inbound: hsm.InboundSigningKey, resident: hsm.ResidentSigningKey},
+	keypackage.UseAgreement: {inbound: hsm.InboundAgreementKey, resident: hsm.ResidentAgreementKey},
 }
 
 // tokenKey is a key of a package in a token.
@@ -44,7 +44,7 @@ func (c *Token) unwrap(ctx context.Context, kek *hsm.Key, m keypackage.Manifest,
 	if err != nil {
 		return nil, err
 	}
-	kind, ok := kinds[e.Algorithm]
+	kind, ok := kinds[e.Algorithm.Use()]
 	if !ok {
 		return nil, fmt.Errorf("key %q is for %s: %w", e.Key.Name, e.Algorithm, ErrAlgorithm)
 	}
@@ -75,15 +75,15 @@ func (c *Token) unwrapAs(ctx context.Context, kek *hsm.Key, blob []byte, kind hs
 
 // check compares a key with what vouches for it, inside the token: ErrVouch.
 func (c *Token) check(ctx context.Context, kek, key *hsm.Key, m keypackage.Manifest, e keypackage.Entry, blob []byte) error {
-	switch e.Algorithm {
-	case keypackage.HMACSHA256:
+	switch e.Algorithm.Use() {
+	case keypackage.UseMAC:
 		if err := key.Verify(ctx, keypackage.CheckMessage(m, e.Key), e.Vouch); errors.Is(err, hsm.ErrMAC) {
 			return ErrVouch
 		} else if err != nil {
 			return err
 		}
 		return nil
-	case keypackage.AES256GCM:
+	case keypackage.UseCipher:
 		// A key of AES type cannot MAC: it is unwrapped once more, as what can.
 		twin, err := c.unwrapAs(ctx, kek, blob, hsm.CheckKey)
 		if err != nil {
@@ -98,7 +98,7 @@ func (c *Token) check(ctx context.Context, kek, key *hsm.Key, m keypackage.Manif
 			return ErrVouch
 		}
 		return nil
-	case keypackage.ES256, keypackage.ECDH:
+	case keypackage.UseSignature, keypackage.UseAgreement:
 		if err := key.Matches(ctx, e.Vouch); errors.Is(err, hsm.ErrData) {
 			return ErrVouch
 		} else if err != nil {
@@ -110,7 +110,7 @@ func (c *Token) check(ctx context.Context, kek, key *hsm.Key, m keypackage.Manif
 }
 
 func (k *tokenKey) hmacKey() error {
-	if k.algorithm != keypackage.HMACSHA256 {
+	if k.algorithm.Use() != keypackage.UseMAC {
 		return fmt.Errorf("MAC with a key of %s: %w", k.algorithm, ErrAlgorithm)
 	}
 	return nil
@@ -139,7 +139,7 @@ func (k *tokenKey) Verify(ctx context.Context, msg, mac []byte) error {
 
 // Sign signs a digest.
 func (k *tokenKey) Sign(ctx context.Context, digest []byte) ([]byte, error) {
-	if k.algorithm != keypackage.ES256 {
+	if k.algorithm.Use() != keypackage.UseSignature {
 		return nil, fmt.Errorf("sign with a key of %s: %w", k.algorithm, ErrAlgorithm)
 	}
 	b, err := k.key.Sign(ctx, digest)
@@ -148,7 +148,7 @@ func (k *tokenKey) Sign(ctx context.Context, digest []byte) ([]byte, error) {
 
 // Agree gives the result of ECDH.
 func (k *tokenKey) Agree(ctx context.Context, peer []byte) ([]byte, error) {
-	if k.algorithm != keypackage.ECDH || k.place != resident {
+	if k.algorithm.Use() != keypackage.UseAgreement || k.place != resident {
 		return nil, fmt.Errorf("agree with a key of %s: %w", k.algorithm, ErrAlgorithm)
 	}
 	if bytes.Equal(peer, k.public) {

@@ -23,7 +23,7 @@ func (k *Keys) Import(ctx context.Context, alg keypackage.Algorithm, public []by
 	fail := func(err error) (keypackage.WaitingKey, error) {
 		return keypackage.WaitingKey{}, fmt.Errorf("import a device's key: %w", err)
 	}
-	kind, ok := madeKinds[alg]
+	kind, ok := madeKinds[alg.Use()]
 	if !ok {
 		return fail(fmt.Errorf("there are none of %s", alg))
 	}

@@ -11,19 +11,19 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// madeKinds is what a device's key of each algorithm is in the SPP's token.
-var madeKinds = map[keypackage.Algorithm]hsm.Kind{
-	keypackage.HMACSHA256: hsm.DeviceKey,
-	keypackage.AES256GCM:  hsm.DeviceCipherKey,
-	keypackage.ES256:      hsm.DeviceSigningKey,
-	keypackage.ECDH:       hsm.DeviceAgreementKey,
+// madeKinds is what a device's key of each use is in the SPP's token.
+var madeKinds = map[keypackage.Use]hsm.Kind{
+	keypackage.UseMAC:       hsm.DeviceKey,
+	keypackage.UseCipher:    hsm.DeviceCipherKey,
+	keypackage.UseSignature: hsm.DeviceSigningKey,
+	keypackage.UseAgreement: hsm.DeviceAgreementKey,
 }
 
 // Make makes a device's key, which is a function of nothing, and gives it wrapped under the pool wrap key of its
 // class. In the token it was a session object, which is destroyed: a key lives there only while it is used. A crash
 // leaves nothing.
 func (k *Keys) Make(ctx context.Context, alg keypackage.Algorithm) (keypackage.WaitingKey, error) {
-	kind, ok := madeKinds[alg]
+	kind, ok := madeKinds[alg.Use()]
 	if !ok {
 		return keypackage.WaitingKey{}, fmt.Errorf("make a device's key: the token makes none of %s", alg)
 	}
@@ -45,10 +45,10 @@ func (k *Keys) park(ctx context.Context, alg keypackage.Algorithm, key *hsm.Key,
 }
 
 // Fetch unwraps a waiting key into a session object of the token, to be wrapped to its device. The caller destroys it.
-// Of HMAC-SHA-256 the key is a keypackage.MACKey. That it is the one of w.Public, whoever sealed it has made sure of;
+// One for MACs is a keypackage.MACKey. That it is the one of w.Public, whoever sealed it has made sure of;
 // the device looks again.
 func (k *Keys) Fetch(ctx context.Context, w keypackage.WaitingKey) (keypackage.TransitKey, error) {
-	kind, ok := madeKinds[w.Algorithm]
+	kind, ok := madeKinds[w.Algorithm.Use()]
 	if !ok {
 		return nil, fmt.Errorf("fetch a device's key: there are none of %s", w.Algorithm)
 	}
@@ -56,7 +56,7 @@ func (k *Keys) Fetch(ctx context.Context, w keypackage.WaitingKey) (keypackage.T
 	if err != nil {
 		return nil, fmt.Errorf("fetch a device's key of %s: %w", w.Algorithm, err)
 	}
-	if w.Algorithm == keypackage.HMACSHA256 {
+	if w.Algorithm.Use() == keypackage.UseMAC {
 		return &deviceKey{keys: k, key: key}, nil
 	}
 	return &transitKey{keys: k, algorithm: w.Algorithm, key: key}, nil
@@ -66,7 +66,7 @@ func (k *Keys) Fetch(ctx context.Context, w keypackage.WaitingKey) (keypackage.T
 // service's, for devices whose key nobody can derive. What leaves is as good as the device's key for whoever has that HSM,
 // so to is a key that two people have compared.
 func (k *Keys) Share(ctx context.Context, w keypackage.WaitingKey, to statement.PublicKey, label string) ([]byte, error) {
-	if w.Algorithm != keypackage.HMACSHA256 {
+	if w.Algorithm.Use() != keypackage.UseMAC {
 		return nil, fmt.Errorf("share a device's key: one of %s is of no use to a device service", w.Algorithm)
 	}
 	key, err := k.tok.Unwrap(ctx, k.poolUnwrap[false], w.Wrapped, hsm.Spec{Kind: hsm.DeviceKey})

@@ -48,6 +48,14 @@ func (p Profile) check() error {
 	return p.checkShape()
 }
 
+func symmetric() []keypackage.Algorithm {
+	return keypackage.Algorithms(keypackage.UseMAC, keypackage.UseCipher)
+}
+
+func pairs() []keypackage.Algorithm {
+	return keypackage.Algorithms(keypackage.UseSignature, keypackage.UseAgreement)
+}
+
 func (e Entry) check() error {
 	if e.Kind == 0 {
 		return fmt.Errorf("kind is missing: write communication, drm, sim-lock or opaque")
@@ -55,7 +63,7 @@ func (e Entry) check() error {
 	switch e.Source {
 	case Derived:
 		if !e.Algorithm.Symmetric() {
-			return fmt.Errorf("algorithm %s can't be derived: write hmac-sha-256 or aes-256-gcm, or another source", e.Algorithm)
+			return fmt.Errorf("algorithm %s can't be derived: write %s, or another source", e.Algorithm, keypackage.Either(symmetric()))
 		}
 		if e.Size != 0 || e.Clear || e.Digits {
 			return fmt.Errorf("a derived key has %d bytes and is secret: remove size, digits and clear", keypackage.SymmetricSize)
@@ -86,7 +94,7 @@ func (e Entry) check() error {
 	case Made, Pool, Imported:
 		switch {
 		case !e.Algorithm.Pair() && !e.Algorithm.Symmetric():
-			return fmt.Errorf("source %s is for keys: write algorithm es256, ecdh-p256, hmac-sha-256 or aes-256-gcm, or another source", e.Source)
+			return fmt.Errorf("source %s is for keys: write algorithm %s, or another source", e.Source, keypackage.Either(append(pairs(), symmetric()...)))
 		case e.Size != 0 || e.Clear || e.Digits:
 			return fmt.Errorf("a key's size is its algorithm's and it is secret: remove size, digits and clear")
 		}
@@ -97,7 +105,7 @@ func (e Entry) check() error {
 	}
 	switch {
 	case e.Certificate && !e.Algorithm.Pair():
-		return fmt.Errorf("only a key pair is certified: remove certificate, or write algorithm es256 or ecdh-p256")
+		return fmt.Errorf("only a key pair is certified: remove certificate, or write algorithm %s", keypackage.Either(pairs()))
 	case e.Algorithm.Pair() && !e.Source.Waits():
 		return fmt.Errorf("a key pair is made by an HSM: write source: made, pool or imported")
 	case e.Algorithm.Symmetric() && e.Source != Derived && !e.Source.Waits():

@@ -59,7 +59,7 @@ func (w *World) Certificate(a keypackage.Algorithm, serial *big.Int, record *ide
 	w.Must(err)
 	public, err := statement.FromECDSA(&key.PublicKey)
 	w.Must(err)
-	der, err = authority.Certify(w.T.Context(), devicecert.Request{Realm: dev, Algorithm: a, Public: public, Record: record, ProductLine: "phone", Serial: serial})
+	der, err = authority.Certify(w.T.Context(), devicecert.Request{Realm: dev, Use: a.Use(), Public: public, Record: record, ProductLine: "phone", Serial: serial})
 	w.Must(err)
 	return der, public.Point()
 }

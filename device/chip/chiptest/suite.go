@@ -30,6 +30,7 @@ func Run(t *testing.T, b Bench) {
 		"ID":              testID,
 		"Attestation":     testAttestation,
 		"Transfer":        testTransfer,
+		"Algorithms":      testAlgorithms,
 		"Tampering":       testTampering,
 		"SingleUse":       testSingleUse,
 		"OtherClaims":     testOtherClaims,
@@ -107,8 +108,8 @@ func (x transfer) uses(t *testing.T, keys map[int]chip.Key) {
 	message := []byte("a message")
 	digest := sha256.Sum256(message)
 	for at, k := range keys {
-		switch e := x.a.Manifest.Entries[at]; e.Algorithm {
-		case keypackage.HMACSHA256:
+		switch e := x.a.Manifest.Entries[at]; e.Algorithm.Use() {
+		case keypackage.UseMAC:
 			mac, err := k.MAC(t.Context(), message)
 			check(t, err)
 			if !bytes.Equal(mac, MAC(x.a.Items[at].Value, message)) {
@@ -122,7 +123,7 @@ func (x transfer) uses(t *testing.T, keys map[int]chip.Key) {
 			if err := k.Verify(t.Context(), message, mac[:16]); !errors.Is(err, statement.ErrSignature) {
 				t.Errorf("key %q: a short MAC gives %v, want ErrSignature", e.Key.Name, err)
 			}
-		case keypackage.ES256:
+		case keypackage.UseSignature:
 			signature, err := k.Sign(t.Context(), digest[:])
 			check(t, err)
 			public, err := statement.ParsePoint(e.Vouch)
@@ -147,7 +148,7 @@ func (x transfer) agrees(t *testing.T, keys map[int]chip.Key) {
 	tried := 0
 	for at, k := range keys {
 		e := x.a.Manifest.Entries[at]
-		if e.Algorithm != keypackage.ECDH {
+		if e.Algorithm.Use() != keypackage.UseAgreement {
 			if _, err := k.Agree(t.Context(), peerPoint(t)); !errors.Is(err, chip.ErrAlgorithm) {
 				t.Errorf("key %q: Agree gives %v, want ErrAlgorithm", e.Key.Name, err)
 			}
@@ -384,10 +385,10 @@ func testWrongAlgorithms(t *testing.T, b Bench) {
 		_, macErr := k.MAC(t.Context(), []byte("m"))
 		verifyErr := k.Verify(t.Context(), []byte("m"), make([]byte, 32))
 		_, signErr := k.Sign(t.Context(), make([]byte, 32))
-		if may := algorithm == keypackage.HMACSHA256; may == errors.Is(macErr, chip.ErrAlgorithm) || may == errors.Is(verifyErr, chip.ErrAlgorithm) {
+		if may := algorithm.Use() == keypackage.UseMAC; may == errors.Is(macErr, chip.ErrAlgorithm) || may == errors.Is(verifyErr, chip.ErrAlgorithm) {
 			t.Errorf("%s: MAC gives %v, Verify %v", algorithm, macErr, verifyErr)
 		}
-		if may := algorithm == keypackage.ES256; may == errors.Is(signErr, chip.ErrAlgorithm) {
+		if may := algorithm.Use() == keypackage.UseSignature; may == errors.Is(signErr, chip.ErrAlgorithm) {
 			t.Errorf("%s: Sign gives %v", algorithm, signErr)
 		}
 		// On its way in, no key agrees.
