@@ -91,7 +91,9 @@ func child(t *testing.T, role string, d *softhsm.Directory, pin string, say []by
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), childWait)
 	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(d.Env(), childRole+"="+role, childModule+"="+d.Module(), childPIN+"="+pin)
+	// A goroutine that is preempted by a signal while it copies a key leaves the copy's registers on the signal's stack, which
+	// lies among Go's memory: not what a child is to show.
+	cmd.Env = append(d.Env(), childRole+"="+role, childModule+"="+d.Module(), childPIN+"="+pin, "GODEBUG=asyncpreemptoff=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
