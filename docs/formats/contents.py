@@ -36,6 +36,11 @@ def private_key(value: bytes, what: str) -> ec.EllipticCurvePrivateKey:
     return scalar_key(value[len(PRIVATE_HEAD) : -len(PRIVATE_TAIL)], what)
 
 
+def private_info(scalar: bytes) -> bytes:
+    """A private key as it is wrapped."""
+    return PRIVATE_HEAD + scalar + PRIVATE_TAIL
+
+
 def commitment(random: bytes, secret: bytes) -> bytes:
     return sha256(b"dk-secret" + random + secret).digest()
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 from cbor_strict import BACKUP_CODE, Refused, decode, encode
 from contents import check_value, commitment
 from golden import IDENTITY_NAME, IDENTITY_URN, Golden, claims, statement
+from golden_keys import by_kdf2, travelling, waiting
 from hello import Hello, read_hello
 from keys import chip_context, device_context, kdf1, purpose_context, transfer_context
 from manifest import ES256, GCM, HMAC256, NO_KEY, Entry, Manifest, read_manifest
@@ -17,6 +18,7 @@ from names import IMEI
 from package import transcript
 from points import public_point, scalar_key
 from sealed import gcm_data, seal, unseal
+from waiting import pool_data
 
 
 def keypackage(g: Golden) -> None:
@@ -25,6 +27,8 @@ def keypackage(g: Golden) -> None:
     package_parts(g, m, t, agreed, hello)
     backup_parts(g, m)
     messages(g, m, t)
+    by_kdf2(g, m)
+    travelling(g, waiting(g))
 
 
 def keys_and_manifest(g: Golden) -> Manifest:
@@ -126,7 +130,7 @@ def messages(g: Golden, m: Manifest, t: bytes) -> None:
     g.compare("restored_message", encode(["dk-restored", 1, claims_hash, backup_hash, challenge]))
     g.compare("published_message", encode(["dk-published", 1, claims_hash]))
     g.compare("locked_message", encode(["dk-locked", 1, claims_hash]))
-    g.compare("pool_aad", encode(["dk-pool", 1, 1, 1, IDENTITY_URN, "sim-lock"]))
+    g.compare("pool_aad", encode(pool_data(1, 1, IDENTITY_URN, "sim-lock")))
     try:
         read_manifest(g.given("manifest_refused"))
     except Refused:

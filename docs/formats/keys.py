@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any, Sequence
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.cmac import CMAC
 
 from cbor_strict import encode
 from manifest import Manifest
@@ -18,6 +19,19 @@ def kdf1(key: bytes, context: Sequence[Any]) -> bytes:
     return e.update(sha256(encode(list(context))).digest()) + e.finalize()
 
 
+KDF2_LABEL = b"dk-kdf"
+
+
+def kdf2(key: bytes, context: Sequence[Any]) -> bytes:
+    """SP 800-108 counter mode with AES-256-CMAC: 256 bits in two blocks."""
+    out = b""
+    for counter in (1, 2):
+        c = CMAC(algorithms.AES(key))
+        c.update(counter.to_bytes(4, "big") + KDF2_LABEL + b"\0" + encode(list(context)) + (256).to_bytes(4, "big"))
+        out += c.finalize()
+    return out
+
+
 def purpose_context(realm: int, kdf: int, master: int, purpose: str) -> list[Any]:
     return ["dk-purpose", 1, realm, kdf, master, purpose, 256]
 
@@ -28,6 +42,10 @@ def device_context(realm: int, kdf: int, master: int, purpose: str, c: Manifest)
 
 def transfer_context(suite: int, use: str, transcript: bytes) -> list[Any]:
     return ["dk-transfer", 1, suite, use, transcript]
+
+
+def transport_context(realm: int, recipient: bytes, point: bytes, label: str) -> list[Any]:
+    return ["dk-transport", 1, realm, recipient, point, label]
 
 
 def chip_context(realm: int, use: str, claims_hash: bytes) -> list[Any]:
