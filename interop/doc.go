@@ -2,7 +2,7 @@
 // this house.
 //
 //	openssl      computes both KDFs, check values, the transfer's ECDH and key wrap, and verifies what the token signed
-//	pkcs11-tool  lists the maker's token and tries to get a key out of it, with the PIN in its hand
+//	pkcs11-tool  lists a token of each kind, SPP's to chip's, and tries to get a key out of it, with the PIN in its hand
 //	psql         tries as each role what the role may not do
 //	grpc-go      and curl speak to the port of a real SPP, as a station, as a stranger and with nonsense
 //

@@ -77,6 +77,10 @@ type vectors struct {
 	KeyFile       string `json:"key_file"`
 	KeyFileSender string `json:"key_file_sender"`
 	KeyFileSigned string `json:"key_file_statement"`
+
+	kdf2Vectors
+	waitingVectors
+	transportVectors
 }
 
 type fixture struct {
@@ -201,6 +205,9 @@ func newFixture(t testing.TB) fixture {
 	sender := newFixedSigner(t)
 	v.KeyFile, v.KeyFileSender = x(file), x(sender.Public().Point())
 	v.KeyFileSigned = x(must(keypackage.SignKeyFile(t.Context(), sender, keypackage.KeyFile{Realm: realm, Line: "meter", Hash: sha256.Sum256(file)})))
+	v.kdf2Vectors = newKDF2Vectors(t, realm, master, id, generation, chip.RecordID())
+	v.waitingVectors = newWaitingVectors(t, realm, id, drm)
+	v.transportVectors = newTransportVectors(t, realm, id, drm)
 	return fixture{manifest: m, claims: claims, claimsHash: claimsHash, hello: hello, data: data, contents: contents, backup: backup, secrets: secrets, vectors: v}
 }
 
@@ -265,5 +272,15 @@ func TestWrapKnownAnswer(t *testing.T) {
 	want, _ := hex.DecodeString("28c9f404c4b810f4cbccb35cfb87f8263f5786e2d80ed326cbc7f0e71a99f43bfb988b9b7a02dd21")
 	if got := wrap(t, sequence(0, 32), key); !bytes.Equal(got, want) {
 		t.Errorf("%x, the RFC says %x", got, want)
+	}
+}
+
+// RFC 4493 §4, example 2: the CMAC of these vectors is the standard's.
+func TestCMACKnownAnswer(t *testing.T) {
+	t.Parallel()
+	key, _ := hex.DecodeString("2b7e151628aed2a6abf7158809cf4f3c")
+	message, _ := hex.DecodeString("6bc1bee22e409f96e93d7e117393172a")
+	if got := hex.EncodeToString(cmac(t, key, message)); got != "070a16b46b4d4144f79bdd9dd04a287c" {
+		t.Errorf("%s", got)
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"os"
@@ -23,8 +23,31 @@ import (
 // shimSource stands in a folder without Go files: beside some it would be compiled into
 // them, or break their build where cgo is off.
 //
-//go:embed shim/shim.c
-var shimSource []byte
+//go:embed shim/*.c shim/*.h
+var shimSource embed.FS
+
+// shimFile is a file of the source.
+type shimFile struct {
+	name string
+	text []byte
+}
+
+// shimFiles are the source's files in the order of their names.
+var shimFiles = sync.OnceValues(func() ([]shimFile, error) {
+	var files []shimFile
+	all, err := shimSource.ReadDir("shim")
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range all {
+		text, err := shimSource.ReadFile("shim/" + f.Name())
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, shimFile{f.Name(), text})
+	}
+	return files, nil
+})
 
 var shimFunction = regexp.MustCompile(`(?m)^\t[FWS]\((C_\w+), \d\)`)
 
@@ -32,7 +55,8 @@ var shimFunction = regexp.MustCompile(`(?m)^\t[FWS]\((C_\w+), \d\)`)
 // source, so that there is one list of them.
 var shimFunctions = sync.OnceValue(func() []string {
 	var names []string
-	for _, m := range shimFunction.FindAllSubmatch(shimSource, -1) {
+	text, _ := shimSource.ReadFile("shim/functions.h") // without it the shim doesn't compile
+	for _, m := range shimFunction.FindAllSubmatch(text, -1) {
 		names = append(names, string(m[1]))
 	}
 	return names
@@ -79,8 +103,16 @@ func compileShim(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(append([]byte(strings.Join(cc, " ")+"\n"), shimSource...))
-	name := fmt.Sprintf("devicekeys-shim-%x.so", sum[:8])
+	files, err := shimFiles()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%q\n", cc)
+	for _, f := range files {
+		fmt.Fprintf(sum, "%q %q\n", f.name, f.text)
+	}
+	name := fmt.Sprintf("devicekeys-shim-%x.so", sum.Sum(nil)[:8])
 	path := filepath.Join(dir, name)
 	if regular(path) {
 		return path, nil
@@ -89,7 +121,7 @@ func compileShim(ctx context.Context, dir string) (string, error) {
 	defer compiled.Unlock()
 	module := compiled.modules[name]
 	if module == nil {
-		if module, err = compile(ctx, cc); err != nil {
+		if module, err = compile(ctx, cc, files); err != nil {
 			return "", err
 		}
 		if compiled.modules == nil {
@@ -109,19 +141,29 @@ func compileShim(ctx context.Context, dir string) (string, error) {
 	return path, os.Rename(f.Name(), path)
 }
 
-// compile gives the shim as a shared library.
-func compile(ctx context.Context, cc []string) (module []byte, err error) {
+// compile gives the shim as a shared library. A crash leaves a folder in the system's place
+// for them, of which nobody knows.
+func compile(ctx context.Context, cc []string, files []shimFile) (module []byte, err error) {
 	dir, err := os.MkdirTemp("", "devicekeys-shim-")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, "shim.so")
+	args := slices.Concat(cc[1:], []string{"-std=c99", "-D_POSIX_C_SOURCE=200809L", "-O2", "-fPIC", "-shared", "-fvisibility=hidden",
+		"-Wall", "-Wextra", "-Werror", "-pthread", "-o", path})
+	for _, f := range files {
+		file := filepath.Join(dir, f.name)
+		if err := os.WriteFile(file, f.text, 0o600); err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(f.name, ".c") {
+			args = append(args, file)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, compileBound)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, cc[0], slices.Concat(cc[1:], []string{"-std=c99", "-O2", "-fPIC", "-shared", "-fvisibility=hidden",
-		"-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, "-x", "c", "-", "-ldl"})...)
-	cmd.Stdin = bytes.NewReader(shimSource)
+	cmd := exec.CommandContext(ctx, cc[0], append(args, "-ldl")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("compile it with %s: %w: %s", cc[0], err, bytes.TrimSpace(out))
 	}

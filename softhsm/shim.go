@@ -55,7 +55,7 @@ type Rule struct {
 // Forever as [Rule].To fails all calls from From on, until [Shim.Clear].
 const Forever = math.MaxUint64
 
-// The layout of the control file, as in shim/shim.c.
+// The layout of the control file, as in shim/control.h.
 const (
 	shimMagic   = 0x646b2d7368696d31
 	shimVersion = 2
@@ -83,7 +83,7 @@ const (
 
 // BuildShim compiles the shim into dir, unless an earlier call has, and makes a control
 // file there, a new one for each call; [Shim.Close] removes it. It needs a C compiler:
-// $CC, cc, gcc or clang. Building takes a third of a second.
+// $CC, cc, gcc or clang. Building takes half a second.
 //
 // A crash leaves files in dir, which a later call uses or passes over.
 func BuildShim(ctx context.Context, dir string) (*Shim, error) {

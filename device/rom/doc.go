@@ -4,9 +4,9 @@
 // implementation. There is nothing to import.
 //
 // c/devicekeys_rom.h tells an integrator how to use it and what it costs. It
-// is two files, c/devicekeys_rom.h and c/devicekeys_rom.c, and two functions
-// that the integrator brings, SHA-256 and the verification of ECDSA with
-// P-256. It allocates nothing and parses nothing: a certificate's offsets
+// is the files of that folder, of which c/devicekeys_rom.h is the face, and two
+// functions that the integrator brings, SHA-256 and the verification of ECDSA
+// with P-256. It allocates nothing and parses nothing: a certificate's offsets
 // follow from its size and the length of the chip ID (docs/formats.md §5), and
 // all other bytes are compared. Results are far from each other in bits and
 // are looked at twice, since a boot ROM is what people glitch.

@@ -84,6 +84,15 @@ func seeds(t *testing.T) (folder string, files []string) {
 	return folder, files
 }
 
+func sources(t *testing.T) []string {
+	t.Helper()
+	files, err := verifier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
 // fuzzRounds of mutated inputs are tried by every test run, the same each time: about two seconds.
 const fuzzRounds = 200000
 
@@ -94,7 +103,7 @@ func TestFuzzStandalone(t *testing.T) {
 	_, files := seeds(t)
 	bin := filepath.Join(t.TempDir(), "fuzz")
 	arguments := append(append([]string{}, strict...), sanitizers...)
-	if err := compile(cc, append(arguments, "c/devicekeys_rom.c", "c/test/fuzz.c", "c/test/standalone.c", "-o", bin)...); err != nil {
+	if err := compile(cc, append(append(arguments, sources(t)...), "c/test/fuzz.c", "c/test/standalone.c", "-o", bin)...); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), bin, append([]string{strconv.Itoa(fuzzRounds)}, files...)...).CombinedOutput(); err != nil {
@@ -115,7 +124,7 @@ func TestFuzzLibFuzzer(t *testing.T) {
 	folder, _ := seeds(t)
 	bin := filepath.Join(t.TempDir(), "fuzz")
 	arguments := append(append([]string{}, strict...), "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
-	if err := compile([]string{clang}, append(arguments, "c/devicekeys_rom.c", "c/test/fuzz.c", "-o", bin)...); err != nil {
+	if err := compile([]string{clang}, append(append(arguments, sources(t)...), "c/test/fuzz.c", "-o", bin)...); err != nil {
 		t.Fatal(err)
 	}
 	limit := []string{"-runs=50000"}
@@ -146,17 +155,24 @@ func TestBuild(t *testing.T) {
 			t.Logf("%s is not installed", c[0])
 			continue
 		}
-		object := filepath.Join(folder, name+".o")
-		for _, level := range []string{"-O0", "-O2", "-Os"} {
-			if err := compile(c, append(append([]string{}, strict...), level, "-ffreestanding", "-fstack-usage", "-c", "c/devicekeys_rom.c", "-o", object)...); err != nil {
-				if strings.Contains(err.Error(), "unknown argument") && strings.Contains(err.Error(), "stack-usage") {
-					continue // a clang before 16
+		var usage []byte
+		for _, source := range sources(t) {
+			object := filepath.Join(folder, name+"-"+filepath.Base(source)+".o")
+			for _, level := range []string{"-O0", "-O2", "-Os"} {
+				if err := compile(c, append(append([]string{}, strict...), level, "-ffreestanding", "-fstack-usage", "-c", source, "-o", object)...); err != nil {
+					if strings.Contains(err.Error(), "unknown argument") && strings.Contains(err.Error(), "stack-usage") {
+						continue // a clang before 16
+					}
+					t.Error(err)
 				}
-				t.Error(err)
 			}
+			of, err := os.ReadFile(strings.TrimSuffix(object, ".o") + ".su")
+			if err != nil {
+				break
+			}
+			usage = append(usage, of...)
 		}
-		usage, err := os.ReadFile(strings.TrimSuffix(object, ".o") + ".su")
-		if err != nil {
+		if usage == nil {
 			continue
 		}
 		sum := 0

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cbor_strict import Refused, decode, encode
-from formats import array, number, octets, open_statement, point_key, public_point, same, text, version
+from points import point_key, public_point
+from statement import open_statement
+from values import array, number, octets, same, text, version
 
 MESSAGE_LIMIT = 65_536
 BODY_LIMIT = 64_512

@@ -70,13 +70,18 @@ func run(t testing.TB, folder string, args ...string) result {
 	t.Helper()
 	program, err := filepath.Abs("devicekeys.py")
 	must(t, err)
+	return runProgram(t, program, folder, args...)
+}
+
+func runProgram(t testing.TB, program, folder string, args ...string) result {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), pythonTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, python(t), append([]string{"-B", program}, args...)...)
 	cmd.Dir = folder
 	var out, trouble strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &trouble
-	err = cmd.Run()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() < 0) {
 		t.Fatalf("devicekeys.py %s: %v\n%s", strings.Join(args, " "), err, trouble.String())
@@ -116,7 +121,7 @@ func read(t testing.TB, path ...string) []byte {
 }
 
 // goldenParts are the packages whose golden values are made again.
-var goldenParts = []string{"identity", "keypackage", "registry", "channel", "message"}
+var goldenParts = []string{"identity", "keypackage", "registry", "devicecert", "channel", "message"}
 
 // TestVectors: every golden value is made again in Python.
 func TestVectors(t *testing.T) {
@@ -130,9 +135,11 @@ func TestVectors(t *testing.T) {
 
 	// A value that changed is found, and one that nobody makes again.
 	for message, change := range map[string][2]string{
-		"made again it is 2d0a2a":     {`"check_value": "2d0a2a`, `"check_value": "2d0a2b`},
-		"not accounted for: x":        {`"master_key"`, `"x": "00", "master_key"`},
-		"value transcript is missing": {`"transcript"`, `"transkript"`},
+		"made again it is 2d0a2a":      {`"check_value": "2d0a2a`, `"check_value": "2d0a2b`},
+		"made again it is 29df16":      {`"kdf2_device_key": "29df16`, `"kdf2_device_key": "29df17`},
+		"it was sent in another realm": {`"transport_blob": "860101`, `"transport_blob": "860102`},
+		"not accounted for: x":         {`"master_key"`, `"x": "00", "master_key"`},
+		"value transcript is missing":  {`"transcript"`, `"transkript"`},
 	} {
 		root := t.TempDir()
 		for _, part := range goldenParts {
@@ -150,6 +157,26 @@ func TestVectors(t *testing.T) {
 		refuses(t, root, 1, message, "vectors", root)
 	}
 	refuses(t, t.TempDir(), 2, "golden.json", "vectors", "elsewhere")
+}
+
+// TestVectorsOfThePage: the values that stand in the page's text alone are made again too.
+func TestVectorsOfThePage(t *testing.T) {
+	t.Parallel()
+	python(t)
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	must(t, err)
+	copied := t.TempDir()
+	must(t, os.CopyFS(filepath.Join(copied, "formats"), os.DirFS(".")))
+	page := read(t, "..", "formats.md")
+	const value, changed = "`84010203f4`", "`84010203f5`"
+	if !bytes.Contains(page, []byte(value)) {
+		t.Fatalf("%s is not in the page", value)
+	}
+	write(t, copied, "formats.md", bytes.Replace(page, []byte(value), []byte(changed), 1))
+	r := runProgram(t, filepath.Join(copied, "formats", "devicekeys.py"), copied, "vectors", root)
+	if r.code != 1 || !strings.Contains(r.trouble, "status 2 of 3, not active: made again it is 84010203f4") {
+		t.Errorf("code %d\n%s%s", r.code, r.output, r.trouble)
+	}
 }
 
 // TestCanonical: the product's reader and the Python's two judge alike what is

@@ -9,17 +9,11 @@ package chiptest
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/asn1"
-	"encoding/binary"
 	"testing"
 
 	"github.com/devicekeys/devicekeys/identity"
@@ -63,62 +57,6 @@ func (s *SPP) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
 	r.FillBytes(out[:32])
 	v.FillBytes(out[32:])
 	return out, nil
-}
-
-// Item is one entry of a package to be, with its value.
-type Item struct {
-	Kind      keypackage.Kind
-	Name      string
-	Algorithm keypackage.Algorithm
-	Clear     bool
-	Value     []byte // 32 bytes of a symmetric key; a secret; drawn where nil. Of a pair: nil
-	pair      *ecdsa.PrivateKey
-	random    [32]byte
-}
-
-// Channel is the entry that every ordinary device has: its communication key.
-func Channel() Item {
-	return Item{Kind: keypackage.Communication, Name: "channel", Algorithm: keypackage.HMACSHA256}
-}
-
-// Everything has one entry of each kind and form that chips of any sort hold.
-func Everything() []Item {
-	return []Item{
-		Channel(),
-		{Kind: keypackage.KeyPair, Name: "signing", Algorithm: keypackage.ES256},
-		{Kind: keypackage.DRM, Name: "content", Algorithm: keypackage.AES256GCM},
-		{Kind: keypackage.SIMLock, Name: "network-code", Value: []byte("82041937")},
-		{Kind: keypackage.Opaque, Name: "calibration", Clear: true, Value: []byte("gain=7")},
-		{Kind: keypackage.Opaque, Name: "pairing-seed"},
-		{Kind: keypackage.KeyPair, Name: "agreement", Algorithm: keypackage.ECDH},
-	}
-}
-
-// Order says what package to make.
-type Order struct {
-	Identity   identity.Identity      // nil: an IMEI of the range for tests
-	Generation identity.Generation    // 0: 1
-	Items      []Item                 // nil: Channel alone
-	Realm      identity.Realm         // 0: the SPP's own
-	ChipID     identity.ChipID        // zero: the hello's
-	Point      *statement.PublicKey   // nil: the SPP's own; else sent in its place
-	Subject    identity.Identity      // nil: Identity; else what the certificate names
-	Claims     func(*identity.Claims) // changes the claims before they are signed
-	Manifest   func(*keypackage.Manifest)
-	Package    func(*keypackage.DataPackage) // changes the package before it is encoded
-}
-
-// Assembly is a package and all that its maker knows.
-type Assembly struct {
-	Package     []byte
-	Point       statement.PublicKey
-	Certificate identity.Certificate
-	Manifest    keypackage.Manifest
-	RawManifest []byte
-	Transcript  [32]byte
-	Wrapped     [][]byte
-	Secrets     *keypackage.Sealed
-	Items       []Item
 }
 
 // TestIMEI gives an identity of the range reserved for tests.
@@ -258,118 +196,6 @@ func (s *SPP) seal(t testing.TB, a *Assembly, m1 []byte, hello keypackage.Hello,
 	}
 	a.Package, err = p.Encode()
 	check(t, err)
-}
-
-// Proof gives the MAC that the device's proving key makes of a message.
-func (a Assembly) Proof(message []byte) []byte {
-	i, ok := a.Manifest.Proving()
-	if !ok {
-		return nil
-	}
-	return MAC(a.Items[i].Value, message)
-}
-
-// Confirm gives the confirmation that belongs to a backup.
-func (a Assembly) Confirm(backup []byte) []byte {
-	return a.Proof(keypackage.ConfirmMessage(a.Transcript, sha256.Sum256(backup)))
-}
-
-// Published gives the SPP's message that the record is published.
-func (a Assembly) Published() []byte {
-	return a.Proof(keypackage.PublishedMessage(a.Certificate.ClaimsHash()))
-}
-
-// Random gives n random bytes.
-func Random(n int) []byte {
-	b := make([]byte, n)
-	rand.Read(b)
-	return b
-}
-
-// MAC is HMAC-SHA-256.
-func MAC(key, message []byte) []byte {
-	h := hmac.New(sha256.New, key)
-	h.Write(message)
-	return h.Sum(nil)
-}
-
-// KDF1 is AES-256-CBC, zero IV, over SHA-256(context).
-func KDF1(t testing.TB, key, context []byte) []byte {
-	t.Helper()
-	block, err := aes.NewCipher(key)
-	check(t, err)
-	in := sha256.Sum256(context)
-	out := make([]byte, 32)
-	// CBC by hand: C1 = E(P1), C2 = E(P2 xor C1).
-	block.Encrypt(out[:16], in[:16])
-	for i := range 16 {
-		in[16+i] ^= out[i]
-	}
-	block.Encrypt(out[16:], in[16:])
-	return out
-}
-
-// Wrap is RFC 3394 in its index form (§2.2.1, second description, by registers
-// that shift).
-func Wrap(t testing.TB, kek, key []byte) []byte {
-	t.Helper()
-	block, err := aes.NewCipher(kek)
-	check(t, err)
-	a := [8]byte{0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6, 0xa6}
-	var registers [][]byte
-	for i := 0; i < len(key); i += 8 {
-		registers = append(registers, append([]byte(nil), key[i:i+8]...))
-	}
-	for step := 1; step <= 6*len(registers); step++ {
-		b := append(a[:], registers[0]...)
-		block.Encrypt(b, b)
-		binary.BigEndian.PutUint64(a[:], binary.BigEndian.Uint64(b[:8])^uint64(step))
-		registers = append(registers[1:], b[8:])
-	}
-	out := append([]byte(nil), a[:]...)
-	for _, r := range registers {
-		out = append(out, r...)
-	}
-	return out
-}
-
-// Seal is A256GCM in COSE_Encrypt0.
-func Seal(t testing.TB, key, external, plaintext []byte) *keypackage.Sealed {
-	t.Helper()
-	block, err := aes.NewCipher(key)
-	check(t, err)
-	aead, err := cipher.NewGCM(block)
-	check(t, err)
-	s := keypackage.Sealed{Nonce: [keypackage.NonceSize]byte(Random(keypackage.NonceSize))}
-	s.Ciphertext = aead.Seal(nil, s.Nonce[:], plaintext, keypackage.SealedAAD(external))
-	return &s
-}
-
-// PrivateKeyInfo gives the 72 bytes as which a token wraps a P-256 private
-// key: PKCS #8 without public key, padded with zeros.
-func PrivateKeyInfo(t testing.TB, k *ecdsa.PrivateKey) []byte {
-	t.Helper()
-	scalar, err := k.Bytes()
-	check(t, err)
-	inner, err := asn1.Marshal(struct {
-		Version int
-		Key     []byte
-	}{1, scalar})
-	check(t, err)
-	// The standard library's own PKCS #8 gives the algorithm's bytes.
-	full, err := x509.MarshalPKCS8PrivateKey(k)
-	check(t, err)
-	var info struct {
-		Version   int
-		Algorithm asn1.RawValue
-		Key       []byte
-	}
-	_, err = asn1.Unmarshal(full, &info)
-	check(t, err)
-	info.Key = inner
-	out, err := asn1.Marshal(info)
-	check(t, err)
-	return append(out, make([]byte, (8-len(out)%8)%8)...)
 }
 
 func check(t testing.TB, err error) {

@@ -9,9 +9,9 @@
  *
  * HOW TO USE IT
  *
- * 1. Compile devicekeys_rom.c into the ROM and define dkrom_sha256 and
- *    dkrom_p256_verify, by your crypto engine or library. No function pointer
- *    lies in memory for anyone to change.
+ * 1. Compile the C files of this folder (not those of test) into the ROM and
+ *    define dkrom_sha256 and dkrom_p256_verify, by your crypto engine or
+ *    library. No function pointer lies in memory for anyone to change.
  * 2. Put the hash of the identity-signing key into the ROM or one-time memory.
  *    `custodian setup` publishes the key as rom-key.pem, and the hash is
  *    openssl pkey -pubin -in rom-key.pem -outform DER | openssl dgst -sha256
@@ -76,14 +76,24 @@
  *
  * COSTS, measured by gcc 12.2 with -Os, without the two functions
  *
- *    Cortex-M0+   2,517 bytes of code and constants, 344 bytes of stack
- *    Cortex-M4    2,465 and 336
- *    x86-64       3,920 and 488
+ *    Cortex-M0+   2,557 bytes of code and constants, 432 bytes of stack
+ *    Cortex-M4    2,545 and 400
+ *    x86-64       4,477 and 616
  *
  * Stack is that of the deepest chain, dkrom_certificate and what it calls; at
- * most 304 of it (480 on x86-64) lie below either of the two functions. A
+ * most 240 of it (368 on x86-64) lie below either of the two functions. A
  * struct dkrom_claims has 164 bytes. No static memory is written.
  * There is no recursion and no array of a size that is not constant.
+ *
+ * FILES
+ *
+ *    certificate.c   the chain from the key that is burned in to the claims
+ *    layout.c        where things stand in a certificate, and its constant bytes
+ *    identity.c      the kinds of identity
+ *    claims.c        what a verified certificate says
+ *    backup.c        manifest, codes, and what a backup is bound to
+ *    bytes.c         bytes compared and copied
+ *    internal.h      what these know of each other
  */
 #ifndef DEVICEKEYS_ROM_H
 #define DEVICEKEYS_ROM_H
