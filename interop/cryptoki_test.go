@@ -60,7 +60,7 @@ func again(t testing.TB, k token, more ...string) {
 func TestCryptoki(t *testing.T) {
 	label := os.Getenv(envToken)
 	if label == "" {
-		t.Skip("it is the child process of other tests")
+		return // it is the child process of other tests
 	}
 	s := login(t, label)
 	if kept, ok := os.LookupEnv(envKeep); ok {
