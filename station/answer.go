@@ -62,7 +62,7 @@ func answerOf(err error) answer {
 		// A detail without a code is none: the error's own code says more.
 		if detail, ok := v.(*provisioningrpc.Refusal); ok && err == nil && detail.GetCode() != "" {
 			r.Code, r.Hint = detail.GetCode(), detail.GetNext()
-			r.After = min(time.Duration(max(detail.GetRetryAfterMs(), 0))*time.Millisecond, maxAfter)
+			r.After = time.Duration(min(max(detail.GetRetryAfterMs(), 0), maxAfter.Milliseconds())) * time.Millisecond
 			return answerSaid(r)
 		}
 	}
