@@ -19,12 +19,13 @@ var ErrNoKeys = errors.New("no identity that is free has its keys")
 // another entry.
 var ErrPointTaken = errors.New("one public key for two keys")
 
-// Key is a key that waits with an identity, for one entry of a profile.
+// Key is a key that waits with an identity, for one entry of a profile; or a secret
+// that is no key, which waits in the same way and is counted as one.
 type Key struct {
 	Identity identity.Identity
 	Entry    string
 	Sealed   []byte // keypackage.Sealed in its encoding; bound to batch, identity and entry
-	Point    []byte // of a pair, SHA-256 of its public point; empty for a symmetric key
+	Point    []byte // of a pair, SHA-256 of its public point; empty for a symmetric key and for a secret
 }
 
 // WaitingKeys gives the sealed keys that wait with an identity, by entry.
