@@ -164,8 +164,20 @@ func TestWaitingSecrets(t *testing.T) {
 func TestForeignSecret(t *testing.T) {
 	t.Parallel()
 	l := newLine(t, secretsProfile("pool"))
-	l.stock(t, 0, 2)
+	id := l.stock(t, 0, 2)[0]
 	l.advance(t, 0)
+	// What the profile would not have isn't sealed at all, and no error repeats it.
+	a := provisioning.Advance{Realm: dev, Profile: l.profiles[0], Keys: l.keys, Pool: l.pool.Store}
+	for _, e := range l.profiles[0].Entries {
+		value := []byte("NOTHING OF THIS LENGTH")
+		_, err := a.SealSecret(t.Context(), 1, id, e, value)
+		if err == nil || strings.Contains(err.Error(), "NOTHING") || errors.Is(err, provisioning.ErrSecret) != e.WaitingSecret() {
+			t.Errorf("entry %q: %v", e.Name, err)
+		}
+		if !bytes.Equal(value, make([]byte, len(value))) {
+			t.Errorf("entry %q: the value was not cleared", e.Name)
+		}
+	}
 	owner := l.pool.AsOwner()
 	f := on(l.station(t), l.device(t, true))
 	for n, swap := range []string{
@@ -187,53 +199,38 @@ func TestForeignSecret(t *testing.T) {
 func TestWaitingSecretAfterProfileChange(t *testing.T) {
 	t.Parallel()
 	const code, key = "{name: x, kind: drm, source: pool, size: 8, digits: true}", "{name: x, kind: drm, algorithm: aes-256-gcm, source: pool}"
-	for name, c := range map[string]struct{ made, now, says string }{
-		"another length":  {code, "{name: x, kind: drm, source: pool, size: 9, digits: true}", "it has 8 bytes, the profile says 9"},
-		"no longer bytes": {"{name: x, kind: drm, source: pool, size: 8}", code, "decimal digits"},
-		"now a key":       {code, key, "read waiting key"},
-		"now a secret":    {key, "{name: x, kind: drm, source: imported}", "a key that waits"},
-		"another key":     {key, "{name: x, kind: drm, algorithm: hmac-sha-256, source: pool}", "it is for aes-256-gcm"},
-		"as it was made":  {code, "{name: x, kind: sim-lock, source: imported}", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := newLine(t, strings.TrimRight(string(profile.Phone), "\n")+"\n  - "+c.made+"\n")
-			ids := l.stock(t, 0, 1)
-			l.advance(t, 0)
-			p, err := profile.Parse([]byte(strings.TrimRight(string(profile.Phone), "\n")+"\n  - "+c.now+"\n"), "")
-			must(t, err)
-			changed := l.start(t, func(cfg *provisioning.Config) { cfg.Profiles = []profile.Profile{p} })
-			f := on(l.stationOf(t, changed), l.device(t, true))
-			if c.says == "" {
-				must(t, f.run(t.Context(), 0))
-				return
-			}
-			err = f.begin(t.Context())
-			refused(t, err, connect.CodeFailedPrecondition, provisioning.CodeProfile)
-			if err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("%v: %q is expected", err, c.says)
-			}
-			if used, err := l.records.Store.Known(t.Context(), ids); err != nil || len(used) != 0 {
-				t.Errorf("the records bound the identity: %v, %v", used, err)
-			}
-		})
+	with := func(entry string) profile.Profile {
+		p, err := profile.Parse([]byte(strings.TrimRight(string(profile.Phone), "\n")+"\n  - "+entry+"\n"), "")
+		must(t, err)
+		return p
 	}
-}
-
-// TestSealSecretRefuses: what the profile would not have is not sealed, and no error repeats it.
-func TestSealSecretRefuses(t *testing.T) {
-	t.Parallel()
-	l := newLine(t, secretsProfile("imported"))
-	id := l.stock(t, 0, 1)[0]
-	a := provisioning.Advance{Realm: dev, Profile: l.profiles[0], Keys: l.keys, Pool: l.pool.Store}
-	for _, e := range l.profiles[0].Entries {
-		value := []byte("NOTHING OF THIS LENGTH")
-		_, err := a.SealSecret(t.Context(), 1, id, e, value)
-		if err == nil || strings.Contains(err.Error(), "NOTHING") || errors.Is(err, provisioning.ErrSecret) != e.WaitingSecret() {
-			t.Errorf("entry %q: %v", e.Name, err)
+	l := newLine(t)
+	for i, c := range []struct{ name, made, now, says string }{
+		{"another length", code, "{name: x, kind: drm, source: pool, size: 9, digits: true}", "it has 8 bytes, the profile says 9"},
+		{"no longer bytes", "{name: x, kind: drm, source: pool, size: 8}", code, "decimal digits"},
+		{"now a key", code, key, "read waiting key"},
+		{"now a secret", key, "{name: x, kind: drm, source: imported}", "a key that waits"},
+		{"another key", key, "{name: x, kind: drm, algorithm: hmac-sha-256, source: pool}", "it is for aes-256-gcm"},
+		{"as it was made", code, "{name: x, kind: sim-lock, source: imported}", ""},
+	} {
+		ids := l.stock(t, i, 1) // those before are reserved for the devices before
+		l.profiles = []profile.Profile{with(c.made)}
+		if _, n := l.advance(t, 0); n != 1 {
+			t.Fatalf("%s: %d keys", c.name, n)
 		}
-		if !bytes.Equal(value, make([]byte, len(value))) {
-			t.Errorf("entry %q: the value was not cleared", e.Name)
+		changed := l.start(t, func(cfg *provisioning.Config) { cfg.Profiles = []profile.Profile{with(c.now)} })
+		f := on(l.stationOf(t, changed), l.device(t, true))
+		if c.says == "" {
+			must(t, f.run(t.Context(), 0))
+			continue
+		}
+		err := f.begin(t.Context())
+		refused(t, err, connect.CodeFailedPrecondition, provisioning.CodeProfile)
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v: %q is expected", c.name, err, c.says)
+		}
+		if used, err := l.records.Store.Known(t.Context(), ids); err != nil || len(used) != 0 {
+			t.Errorf("%s: the records bound the identity: %v, %v", c.name, used, err)
 		}
 	}
 }

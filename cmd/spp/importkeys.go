@@ -12,6 +12,7 @@ import (
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -21,13 +22,13 @@ type poolImportKeysCmd struct {
 	console.ConfigFile
 	console.Output
 	senderFlags
-	File     string `arg:"" type:"existingfile" help:"One key a line: IDENTITY,ENTRY,PUBLIC,BLOB; the last two in base64, PUBLIC empty for a symmetric key."`
+	File     string `arg:"" type:"existingfile" help:"One key or secret a line: IDENTITY,ENTRY,PUBLIC,BLOB; the last two in base64, PUBLIC empty unless it is a key pair (spp pool wrap-keys makes it)."`
 	Line     string `name:"line" required:"" placeholder:"LINE" help:"The product line that the keys are for."`
 	Operator string `name:"operator" required:"" placeholder:"NAME" help:"Who imports them, for the audit log: up to 64 characters."`
 }
 
 func (*poolImportKeysCmd) Help() string {
-	return `Keys of the profile's entries with source imported come from outside, each wrapped to the transport key of this HSM (custodian transport show) under the label "device <identity's URN> <entry>". They are unwrapped in the HSM and nowhere else. The transport key is public, so anybody can make such a file: it is taken by its sender's signature, or by its SHA-256 heard another way. Identities come first: spp pool import. A file with a line that is refused changes nothing. The same file again goes on: keys that are there stay, and those of identities that were given to devices are left out.`
+	return `Keys of the profile's entries with source imported come from outside, each wrapped to the transport key of this HSM (custodian transport show) under the label "device <identity's URN> <entry>". They are unwrapped in the HSM and nowhere else. A secret that is no key, of an entry of algorithm none, is encrypted to the same key under the label "secret <identity's URN> <entry>"; it is opened in the HSM and sealed again at once, and counted as a key. The transport key is public, so anybody can make such a file: it is taken by its sender's signature, or by its SHA-256 heard another way. Identities come first: spp pool import. A file with a line that is refused changes nothing. The same file again goes on: keys that are there stay, and those of identities that were given to devices are left out.`
 }
 
 func (*poolImportKeysCmd) Examples() string {
@@ -167,16 +168,14 @@ func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.A
 	}
 	var all []pool.Key
 	for i, l := range page {
-		key, err := keys.Import(ctx, l.entry.Algorithm, l.public, deviceKeyLabel(l.id, l.entry.Name), l.blob)
+		sealed, err := takeLine(ctx, a, keys, l, serials[i])
 		switch {
+		case errors.Is(err, provisioning.ErrSecret):
+			return 0, refusal(fmt.Errorf("%q, line %d: %w", c.File, l.n, err), "keys", "ask the sender for a secret of the profile's length, and digits where it says so")
 		case errors.Is(err, transport.ErrOther), hsm.Classify(err) == hsm.DataFault:
 			return 0, refusal(fmt.Errorf("%q, line %d: the key of %s, entry %q: %w", c.File, l.n, l.id, l.entry.Name, err), "keys",
 				"ask the sender to wrap it to this HSM's transport key, under the label that --help names")
 		case err != nil:
-			return 0, err
-		}
-		sealed, err := a.Seal(ctx, l.batch, l.id, l.entry, key, serials[i])
-		if err != nil {
 			return 0, err
 		}
 		all = append(all, sealed)
@@ -187,6 +186,22 @@ func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.A
 			"none of these lines was imported: ask the sender for a pair of its own for each identity and entry")
 	}
 	return n, err
+}
+
+// takeLine brings one key or secret into the HSM and seals it for the pool.
+func takeLine(ctx context.Context, a provisioning.Advance, keys *maker.Keys, l keyLine, serial *big.Int) (pool.Key, error) {
+	if l.entry.WaitingSecret() {
+		secret, err := keys.ImportSecret(ctx, keypackage.DeviceSecretLabel(l.id, l.entry.Name), l.blob)
+		if err != nil {
+			return pool.Key{}, err
+		}
+		return a.SealSecret(ctx, l.batch, l.id, l.entry, secret)
+	}
+	key, err := keys.Import(ctx, l.entry.Algorithm, l.public, deviceKeyLabel(l.id, l.entry.Name), l.blob)
+	if err != nil {
+		return pool.Key{}, err
+	}
+	return a.Seal(ctx, l.batch, l.id, l.entry, key, serial)
 }
 
 // deviceKeyLabel is what a device's key travels as.
