@@ -159,7 +159,8 @@ select w.type, w.value, k.entry, k.sealed, nullif(k.point, ''::bytea)
 from unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[]) k(type, value, entry, sealed, point)
 join (select w.type, w.value from waiting w where (w.type, w.value) in (select * from unnest($1::smallint[], $2::text[]))
 	order by w.type, w.value for key share) w on w.type = k.type and w.value = k.value
-on conflict (type, value, entry) do nothing`
+order by w.type, w.value, k.entry
+on conflict (type, value, entry) do nothing` // in one order: two that add the same keys wait for each other's rows
 	var (
 		types           []int64
 		values, entries []string
