@@ -93,6 +93,11 @@ func TransportSecretContext(realm identity.Realm, recipient, point []byte, label
 	return detcbor.Array("dk-transport-secret", 1, realm, recipient, point, label)
 }
 
+// DeviceKeyLabel is the label under which a device's key is sent to the maker.
+func DeviceKeyLabel(id identity.Identity, entry string) string {
+	return "device " + id.URN() + " " + entry
+}
+
 // DeviceSecretLabel is the label under which a device's secret that is no key is
 // sent to the maker; a key's begins otherwise.
 func DeviceSecretLabel(id identity.Identity, entry string) string {

@@ -58,7 +58,7 @@ const advancePage = 64
 // secret from outside is not what the profile says.
 var (
 	ErrNothingInAdvance = errors.New("no entry of the profile has source pool")
-	ErrSecret           = errors.New("not what the profile says")
+	ErrSecret           = errors.New("the secret is not what the profile says")
 )
 
 // Run makes the keys of up to limit identities (0: all), in the order of their
@@ -178,11 +178,11 @@ func (a Advance) SealSecret(ctx context.Context, batch int64, id identity.Identi
 		return pool.Key{}, fmt.Errorf("secret of %s: the profile's entry %q is none that waits: a fault in the caller", id, e.Name)
 	}
 	if err := e.CheckSecret(value); err != nil {
-		return pool.Key{}, fmt.Errorf("%w: the secret of %s, entry %q: %w", ErrSecret, id, e.Name, err)
+		return pool.Key{}, fmt.Errorf("%w: %w", ErrSecret, err)
 	}
 	random, err := randomOf(a.Keys)(ctx, commitmentBytes)
 	if err != nil {
-		return pool.Key{}, fmt.Errorf("secret of %s, entry %q: %w", id, e.Name, err)
+		return pool.Key{}, fmt.Errorf("draw a commitment: %w", err)
 	}
 	return a.sealSecret(ctx, batch, id, e, keypackage.Secret{Random: random, Value: value})
 }

@@ -2,6 +2,9 @@ package provisioning_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -15,6 +18,7 @@ import (
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/devicecert"
+	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning"
@@ -97,6 +101,21 @@ func (c wiredCA) Certify(ctx context.Context, r devicecert.Request) (der []byte,
 		return err
 	})
 	return der, err
+}
+
+type wiredImporter struct {
+	*wire
+	provisioning.Importer
+}
+
+func (i wiredImporter) Import(ctx context.Context, alg keypackage.Algorithm, public []byte, label string, blob []byte) (w keypackage.WaitingKey, err error) {
+	err = i.send(func() error { w, err = i.Importer.Import(ctx, alg, public, label, blob); return err })
+	return w, err
+}
+
+func (i wiredImporter) ImportSecret(ctx context.Context, label string, blob []byte) (b []byte, err error) {
+	err = i.send(func() error { b, err = i.Importer.ImportSecret(ctx, label, blob); return err })
+	return b, err
 }
 
 // wired is making keys in advance over a wire, with the orders and licences of spp pool generate.
@@ -235,6 +254,80 @@ func TestAdvanceCut(t *testing.T) {
 	}
 	l.licensedOnce(t, signed)
 	must(t, on(l.station(t), l.device(t, true)).run(t.Context(), 0)) // and the checker ends the test
+	l.drained(t)
+}
+
+// outside gives keys and secrets from outside for an identity, all that its line imports.
+func (l *line) outside(t testing.TB, id identity.Identity) (page []provisioning.Outside) {
+	t.Helper()
+	to, err := l.keys.TransportKey()
+	must(t, err)
+	batches, err := l.pool.Store.Look(t.Context(), []identity.Identity{id})
+	must(t, err)
+	for _, e := range l.profiles[0].Entries {
+		if e.Source != profile.Imported {
+			continue
+		}
+		o := provisioning.Outside{Identity: id, Batch: batches[id.Value()].Batch, Entry: e}
+		key := []byte("73318500731850073318500733185000")
+		if e.WaitingSecret() {
+			o.Blob, err = transport.SealSoftware(dev, to, keypackage.DeviceSecretLabel(id, e.Name), key[:e.Size])
+			must(t, err)
+			page = append(page, o)
+			continue
+		}
+		if e.Algorithm.Pair() {
+			private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			must(t, err)
+			key, err = x509.MarshalPKCS8PrivateKey(private)
+			must(t, err)
+			o.Public, err = private.PublicKey.Bytes()
+			must(t, err)
+		}
+		o.Blob, err = transport.WrapSoftware(dev, to, keypackage.DeviceKeyLabel(id, e.Name), key)
+		must(t, err)
+		page = append(page, o)
+	}
+	return page
+}
+
+// TestTakeCut: the same for keys from outside.
+func TestTakeCut(t *testing.T) {
+	t.Parallel()
+	l := newLine(t, strings.ReplaceAll(advanceProfile(), "source: pool", "source: imported"))
+	var all []identity.Identity
+	var signed [][]byte
+	cuts := 0
+	for _, kept := range []bool{false, true} {
+		for at := 1; ; at++ {
+			ids := l.stock(t, len(all), 1)
+			all = append(all, ids...)
+			page := l.outside(t, ids[0])
+			w := &wire{cut: at, kept: kept}
+			_, err := l.wired(w, &signed).Take(t.Context(), wiredImporter{w, l.keys}, page)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, errCut) {
+				t.Fatalf("cut at message %d: %v", at, err)
+			}
+			cuts++
+			if n, err := l.pool.Store.WaitingKeys(t.Context(), ids[0]); err != nil || len(n) != 0 && len(n) != len(page) {
+				t.Errorf("cut at message %d, kept %t: %d keys wait, %v", at, kept, len(n), err)
+			}
+			if _, err := l.wired(&wire{}, &signed).Take(t.Context(), l.keys, page); err != nil {
+				t.Fatalf("cut at message %d, kept %t; then: %v", at, kept, err)
+			}
+		}
+	}
+	if cuts < 2*15 {
+		t.Errorf("%d cuts: an import has more messages", cuts)
+	}
+	if waiting := l.lookPool(t, all); len(waiting) != 2*len(all) {
+		t.Errorf("%d certificates wait, for %d identities", len(waiting), len(all))
+	}
+	l.licensedOnce(t, signed)
+	must(t, on(l.station(t), l.device(t, true)).run(t.Context(), 0))
 	l.drained(t)
 }
 

@@ -7,12 +7,10 @@ import (
 	"math/big"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
-	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
-	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning"
 	"github.com/devicekeys/devicekeys/provisioning/pool"
 	"github.com/devicekeys/devicekeys/provisioning/records"
@@ -91,10 +89,15 @@ func (c *poolImportKeysCmd) Run(ctx context.Context, out console.IO) error {
 			}
 			bar := c.Progress(out.Err, len(lines), "keys")
 			defer bar.Done()
-			a := provisioning.Advance{Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool}
+			a := provisioning.Advance{
+				Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool,
+				License: func(ctx context.Context, serials []*big.Int, first, last identity.Identity) error {
+					return s.licenseCertificates(ctx, label, serials, fmt.Sprintf("for imported keys of line %s, %s to %s", c.Line, first, last), c.Operator)
+				},
+			}
 			for begin := 0; begin < len(lines); begin += keyPage {
 				page := lines[begin:min(begin+keyPage, len(lines))]
-				n, err := c.take(ctx, s, a, keys, label, page)
+				n, err := c.take(ctx, a, keys, page)
 				result.Imported += n
 				if err != nil {
 					return err
@@ -146,65 +149,27 @@ func (c *poolImportKeysCmd) missing(ctx context.Context, s stores, lines []keyLi
 	return left, nil
 }
 
-// take imports a few keys, the audit entries for their certificates first. A crash leaves whole pages.
-func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.Advance, keys *maker.Keys, label string, page []keyLine) (int64, error) {
-	var serials, licensed []*big.Int // of each key, nil where it gets no certificate
-	for _, l := range page {
-		var serial *big.Int
-		if l.entry.Certificate {
-			var err error
-			if serial, err = devicecert.NewSerial(); err != nil {
-				return 0, err
-			}
-			licensed = append(licensed, serial)
-		}
-		serials = append(serials, serial)
+// take imports a few keys. A crash leaves whole pages.
+func (c *poolImportKeysCmd) take(ctx context.Context, a provisioning.Advance, keys *maker.Keys, lines []keyLine) (int64, error) {
+	var page []provisioning.Outside
+	for _, l := range lines {
+		page = append(page, provisioning.Outside{Identity: l.id, Batch: l.batch, Entry: l.entry, Public: l.public, Blob: l.blob})
 	}
-	if len(licensed) > 0 {
-		about := fmt.Sprintf("for imported keys of line %s, %s to %s", c.Line, page[0].id, page[len(page)-1].id)
-		if err := s.licenseCertificates(ctx, label, licensed, about, c.Operator); err != nil {
-			return 0, err
-		}
-	}
-	var all []pool.Key
-	for i, l := range page {
-		sealed, err := takeLine(ctx, a, keys, l, serials[i])
-		switch {
-		case errors.Is(err, provisioning.ErrSecret):
-			return 0, refusal(fmt.Errorf("%q, line %d: %w", c.File, l.n, err), "keys", "ask the sender for a secret of the profile's length, and digits where it says so")
-		case errors.Is(err, transport.ErrOther), hsm.Classify(err) == hsm.DataFault:
-			return 0, refusal(fmt.Errorf("%q, line %d: the key of %s, entry %q: %w", c.File, l.n, l.id, l.entry.Name, err), "keys",
-				"ask the sender to wrap it to this HSM's transport key, under the label that --help names")
-		case err != nil:
-			return 0, err
-		}
-		all = append(all, sealed)
-	}
-	n, err := s.pool.AddKeys(ctx, all)
-	if errors.Is(err, pool.ErrPointTaken) {
-		return 0, refusal(fmt.Errorf("%q, lines %d to %d: %w", c.File, page[0].n, page[len(page)-1].n, err), "keys",
+	n, err := a.Take(ctx, keys, page)
+	var at *provisioning.OutsideError
+	switch {
+	case errors.Is(err, pool.ErrPointTaken):
+		return 0, refusal(fmt.Errorf("%q, lines %d to %d: %w", c.File, lines[0].n, lines[len(lines)-1].n, err), "keys",
 			"none of these lines was imported: ask the sender for a pair of its own for each identity and entry")
+	case !errors.As(err, &at):
+		return n, err
 	}
-	return n, err
-}
-
-// takeLine brings one key or secret into the HSM and seals it for the pool.
-func takeLine(ctx context.Context, a provisioning.Advance, keys *maker.Keys, l keyLine, serial *big.Int) (pool.Key, error) {
-	if l.entry.WaitingSecret() {
-		secret, err := keys.ImportSecret(ctx, keypackage.DeviceSecretLabel(l.id, l.entry.Name), l.blob)
-		if err != nil {
-			return pool.Key{}, err
-		}
-		return a.SealSecret(ctx, l.batch, l.id, l.entry, secret)
+	err = fmt.Errorf("%q, line %d: %w", c.File, lines[at.At].n, err)
+	switch {
+	case errors.Is(err, provisioning.ErrSecret):
+		return 0, refusal(err, "keys", "ask the sender for a secret of the profile's length, and digits where it says so")
+	case errors.Is(err, transport.ErrOther), hsm.Classify(err) == hsm.DataFault:
+		return 0, refusal(err, "keys", "ask the sender to wrap it to this HSM's transport key, under the label that --help names")
 	}
-	key, err := keys.Import(ctx, l.entry.Algorithm, l.public, deviceKeyLabel(l.id, l.entry.Name), l.blob)
-	if err != nil {
-		return pool.Key{}, err
-	}
-	return a.Seal(ctx, l.batch, l.id, l.entry, key, serial)
-}
-
-// deviceKeyLabel is what a device's key travels as.
-func deviceKeyLabel(id identity.Identity, entry string) string {
-	return "device " + id.URN() + " " + entry
+	return 0, err
 }

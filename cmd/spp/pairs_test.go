@@ -15,6 +15,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
@@ -36,7 +37,7 @@ func (s onStage) wrapKeys(file string, keys []string) {
 		}
 		key := make([]byte, 32)
 		rand.Read(key) // never fails
-		blob, err := transport.WrapSoftware(identity.Development, to, deviceKeyLabel(labelled, entry), key)
+		blob, err := transport.WrapSoftware(identity.Development, to, keypackage.DeviceKeyLabel(labelled, entry), key)
 		s.Check(err)
 		fmt.Fprintf(&text, "%s,%s,,%s\n", value, entry, base64.StdEncoding.EncodeToString(blob))
 	}

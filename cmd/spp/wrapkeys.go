@@ -211,7 +211,7 @@ func (l clearLine) wrap(realm identity.Realm, to statement.PublicKey) (string, e
 	if l.form == formSecret {
 		blob, err = transport.SealSoftware(realm, to, keypackage.DeviceSecretLabel(l.id, l.entry), l.value)
 	} else {
-		blob, err = transport.WrapSoftware(realm, to, deviceKeyLabel(l.id, l.entry), l.value)
+		blob, err = transport.WrapSoftware(realm, to, keypackage.DeviceKeyLabel(l.id, l.entry), l.value)
 	}
 	if err != nil {
 		return "", err
