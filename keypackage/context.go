@@ -86,6 +86,24 @@ func PoolAAD(realm identity.Realm, batch int64, id identity.Identity, entry stri
 	return detcbor.Array("dk-pool", 1, realm, batch, id.URN(), entry)
 }
 
+// TransportSecretContext is what the key of a secret on its way to an HSM is
+// derived from the agreed secret under, and what is bound to the ciphertext.
+// Recipient and point are the two uncompressed points.
+func TransportSecretContext(realm identity.Realm, recipient, point []byte, label string) []byte {
+	return detcbor.Array("dk-transport-secret", 1, realm, recipient, point, label)
+}
+
+// DeviceKeyLabel is the label under which a device's key is sent to the maker.
+func DeviceKeyLabel(id identity.Identity, entry string) string {
+	return "device " + id.URN() + " " + entry
+}
+
+// DeviceSecretLabel is the label under which a device's secret that is no key is
+// sent to the maker; a key's begins otherwise.
+func DeviceSecretLabel(id identity.Identity, entry string) string {
+	return "secret " + id.URN() + " " + entry
+}
+
 // ConfirmMessage is authenticated by the device after it wrote its flash.
 func ConfirmMessage(transcript, backup [sha256.Size]byte) []byte {
 	return detcbor.Array("dk-confirm", 1, transcript[:], backup[:])

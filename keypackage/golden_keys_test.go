@@ -75,16 +75,19 @@ func newWaitingVectors(t testing.TB, realm identity.Realm, id identity.Identity,
 	}
 }
 
-// transportVectors are a symmetric key and a pair on their way to a transport key.
+// transportVectors are a symmetric key, a pair and a secret that is no key on their way to a transport key.
 type transportVectors struct {
-	Recipient string `json:"transport_private"`
-	Ephemeral string `json:"transport_ephemeral"`
-	Label     string `json:"transport_label"`
-	Context   string `json:"transport_kek_context"`
-	KEK       string `json:"transport_kek"`
-	Blob      string `json:"transport_blob"`
-	PairLabel string `json:"transport_pair_label"`
-	PairBlob  string `json:"transport_pair_blob"`
+	Recipient     string `json:"transport_private"`
+	Ephemeral     string `json:"transport_ephemeral"`
+	Label         string `json:"transport_label"`
+	Context       string `json:"transport_kek_context"`
+	KEK           string `json:"transport_kek"`
+	Blob          string `json:"transport_blob"`
+	PairLabel     string `json:"transport_pair_label"`
+	PairBlob      string `json:"transport_pair_blob"`
+	SecretContext string `json:"transport_secret_context"`
+	SecretKey     string `json:"transport_secret_key"`
+	Secret        string `json:"transport_secret"`
 }
 
 func newTransportVectors(t testing.TB, realm identity.Realm, id identity.Identity, symmetric []byte) transportVectors {
@@ -110,6 +113,16 @@ func newTransportVectors(t testing.TB, realm identity.Realm, id identity.Identit
 			t.Fatal(err)
 		}
 	}
+	// The SIM-lock code.
+	secretLabel := keypackage.DeviceSecretLabel(id, "sim-lock")
+	about := keypackage.TransportSecretContext(realm, recipient.Point(), e.Point(), secretLabel)
+	key, nonce := kdf1(t, agreed, about), [12]byte(sequence(0xa0, 12))
+	secret := keypackage.TransportSecret{Realm: realm, Recipient: sha256.Sum256(recipient.Point()), Point: e.Point(), Label: secretLabel,
+		Sealed: keypackage.Sealed{Nonce: nonce, Ciphertext: seal(t, key, nonce, keypackage.SealedAAD(about), []byte("73318500"))}}.Encode()
+	if _, err := keypackage.ParseTransportSecret(secret); err != nil {
+		t.Fatal(err)
+	}
 	x := hex.EncodeToString
-	return transportVectors{x(own.Bytes()), x(ephemeral.Bytes()), x([]byte(label)), x(context), x(kek), x(blob), x([]byte(pairLabel)), x(pairBlob)}
+	return transportVectors{x(own.Bytes()), x(ephemeral.Bytes()), x([]byte(label)), x(context), x(kek), x(blob), x([]byte(pairLabel)), x(pairBlob),
+		x(about), x(key), x(secret)}
 }

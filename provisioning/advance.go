@@ -26,7 +26,8 @@ type KeyPool interface {
 
 // Advance makes keys before their devices come, so that assembly makes none: for
 // each identity of a product line and each of its entries of source pool one key,
-// and its certificate where the profile asks for one. What it makes lies in the
+// and its certificate where the profile asks for one, or, of algorithm none, one secret
+// that the HSM draws. What it makes lies in the
 // pool as an imported key does. Several may run at once; of two keys for one
 // entry the first stays.
 type Advance struct {
@@ -39,6 +40,7 @@ type Advance struct {
 	// Order commits the operator's order to the records and the audit log, for a
 	// page: how many keys, and the first and last identity. Nil: there is none, as
 	// in an import, which has one for the whole file.
+	// Secrets are counted as keys.
 	Order func(ctx context.Context, keys int, first, last identity.Identity) error
 	// License commits the audit entries for a page's certificates, which name
 	// their serial numbers (audit.Certifications); first and last are of the page's
@@ -52,8 +54,12 @@ type Advance struct {
 // second's work, which is what a crash loses.
 const advancePage = 64
 
-// ErrNothingInAdvance says that a profile has no entry of source pool.
-var ErrNothingInAdvance = errors.New("no entry of the profile has source pool")
+// ErrNothingInAdvance says that a profile has no entry of source pool, ErrSecret that a
+// secret from outside is not what the profile says.
+var (
+	ErrNothingInAdvance = errors.New("no entry of the profile has source pool")
+	ErrSecret           = errors.New("the secret is not what the profile says")
+)
 
 // Run makes the keys of up to limit identities (0: all), in the order of their
 // values, and tells how many identities and keys that were. A crash keeps what
@@ -139,12 +145,53 @@ func (a Advance) page(ctx context.Context, page []pool.Keyless, entries map[stri
 	return a.Pool.AddKeys(ctx, made)
 }
 
+// make makes the key, or draws the secret, that an entry waits for.
 func (a Advance) make(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, serial *big.Int) (pool.Key, error) {
-	w, err := a.Keys.Make(ctx, e.Algorithm)
-	if err != nil {
-		return pool.Key{}, fmt.Errorf("make the key of %s, entry %q: %w", id, e.Name, err)
+	fail := func(err error) (pool.Key, error) {
+		return pool.Key{}, fmt.Errorf("fill entry %q of %s: %w", e.Name, id, err)
 	}
-	return a.Seal(ctx, batch, id, e, w, serial)
+	if e.WaitingKey() {
+		w, err := a.Keys.Make(ctx, e.Algorithm)
+		if err != nil {
+			return fail(err)
+		}
+		return a.Seal(ctx, batch, id, e, w, serial)
+	}
+	random := randomOf(a.Keys)
+	drawn, err := random(ctx, drawnBytes(e))
+	if err != nil {
+		return fail(err)
+	}
+	s, err := drawSecret(ctx, random, e, drawn)
+	if err != nil {
+		return fail(err)
+	}
+	return a.sealSecret(ctx, batch, id, e, s)
+}
+
+// SealSecret seals a secret that is no key, and came from outside, to identity and entry:
+// as the pool keeps it. It refuses one that the profile wouldn't have. The random bytes
+// of its commitment are the HSM's. The value is cleared, also where it fails.
+func (a Advance) SealSecret(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, value []byte) (pool.Key, error) {
+	defer clear(value)
+	if !e.WaitingSecret() {
+		return pool.Key{}, fmt.Errorf("secret of %s: the profile's entry %q is none that waits: a fault in the caller", id, e.Name)
+	}
+	if err := e.CheckSecret(value); err != nil {
+		return pool.Key{}, fmt.Errorf("%w: %w", ErrSecret, err)
+	}
+	random, err := randomOf(a.Keys)(ctx, commitmentBytes)
+	if err != nil {
+		return pool.Key{}, fmt.Errorf("draw a commitment: %w", err)
+	}
+	return a.sealSecret(ctx, batch, id, e, keypackage.Secret{Random: random, Value: value})
+}
+
+// sealSecret seals and wipes a secret.
+func (a Advance) sealSecret(ctx context.Context, batch int64, id identity.Identity, e profile.Entry, s keypackage.Secret) (pool.Key, error) {
+	defer wipe(secretsByEntry{e.Name: s})
+	sealed, err := sealTo(ctx, a.Keys, a.Realm, batch, id, e.Name, s)
+	return pool.Key{Identity: id, Entry: e.Name, Sealed: sealed}, err
 }
 
 // Seal certifies a waiting key, where its entry asks for that and no certificate

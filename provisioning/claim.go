@@ -32,7 +32,7 @@ func (b *beginning) claim(ctx context.Context, keys *deviceKeys) error {
 			entry.Vouch = vouch
 		case e.Source == profile.Value:
 			entry.Vouch = []byte(e.Value)
-		case e.Source.Waits():
+		case e.WaitingKey():
 			vouch, err := b.vouch(ctx, m, entry)
 			if err != nil {
 				return err

@@ -118,7 +118,7 @@ func ranges(s Station, p profile.Profile) []pool.Range {
 
 // license draws a device's secrets and makes its keys, seals them, and commits
 // its first row together with the audit entry that licenses deriving its keys and
-// signing its claims. Keys that waited in the pool come sealed and stay so.
+// signing its claims. Keys and secrets that waited in the pool come sealed and stay so.
 func (b *beginning) license(ctx context.Context, g identity.Generation, id identity.Identity, batch int64, waited sealedByEntry) error {
 	p := b.profile
 	issued := b.now().Unix()
@@ -132,7 +132,7 @@ func (b *beginning) license(ctx context.Context, g identity.Generation, id ident
 	}
 	wipe(b.secrets) // of an identity that was used before
 	var err error
-	if b.secrets, err = b.drawSecrets(ctx, p, id); err != nil {
+	if b.secrets, err = b.drawSecrets(ctx, p, id, waited); err != nil {
 		return err
 	}
 	if err = b.makeKeys(ctx, b.secrets, waited); err != nil {

@@ -1,6 +1,7 @@
 package provisioning
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -25,36 +26,32 @@ func wipe(secrets secretsByEntry) {
 	}
 }
 
-// commitmentBytes are the random bytes of a commitment; digitsSpare are drawn
-// beside each code, so that one call does in nine of ten cases.
-const (
-	commitmentBytes = 32
-	digitsSpare     = 8
-)
-
-// drawSecrets gets a value for each entry that is neither derived nor written
-// in the profile. All random bytes come from the HSM, in one call.
-func (a *Assembly) drawSecrets(ctx context.Context, p profile.Profile, id identity.Identity) (_ secretsByEntry, err error) {
+// drawSecrets gets a value for each entry that is a secret and doesn't wait: it is
+// drawn, or read from its file. All random bytes come from the HSM, in one call. A
+// secret that was drawn in advance waits for an identity's first device; a generation or
+// board that takes the identity over draws another.
+func (a *Assembly) drawSecrets(ctx context.Context, p profile.Profile, id identity.Identity, waited sealedByEntry) (_ secretsByEntry, err error) {
+	drawn := func(e profile.Entry) bool {
+		_, waits := waited[e.Name]
+		return e.Source == profile.Drawn || e.Source == profile.Pool && e.WaitingSecret() && !waits
+	}
 	total := 0
 	for _, e := range p.Entries {
-		if e.Source == profile.Drawn || e.Source == profile.File {
-			total += commitmentBytes + digitsSpare + e.Size
+		switch {
+		case e.Source == profile.File:
+			total += commitmentBytes
+		case drawn(e):
+			total += drawnBytes(e)
 		}
 	}
 	if total == 0 {
 		return secretsByEntry{}, nil
 	}
-	pot, err := a.random(ctx, total)
+	stock, err := a.random(ctx, total)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(pot)
-	take := func(n int) []byte {
-		b := append([]byte(nil), pot[:n]...)
-		clear(pot[:n])
-		pot = pot[n:]
-		return b
-	}
+	defer clear(stock)
 	secrets := secretsByEntry{}
 	defer func() {
 		if err != nil {
@@ -65,53 +62,27 @@ func (a *Assembly) drawSecrets(ctx context.Context, p profile.Profile, id identi
 		var s keypackage.Secret
 		switch {
 		case e.Source == profile.File:
-			if s.Value, err = e.Secret(id); err != nil {
+			var value []byte
+			if value, err = e.Secret(id); err != nil {
 				return nil, refuse(CodeProfile, "put the licensor's file where the profile says", "entry %q has no value for this device", e.Name).because(err)
 			}
-		case e.Source == profile.Drawn && e.Digits:
-			if s.Value, err = a.digits(ctx, e.Size, take(e.Size+digitsSpare)); err != nil {
+			s = keypackage.Secret{Random: bytes.Clone(stock[:commitmentBytes]), Value: value}
+			stock = spent(stock, commitmentBytes)
+		case drawn(e):
+			if s, err = drawSecret(ctx, a.random, e, stock[:drawnBytes(e)]); err != nil {
 				return nil, err
 			}
-		case e.Source == profile.Drawn:
-			s.Value = take(e.Size)
+			stock = spent(stock, drawnBytes(e))
 		default:
 			continue
 		}
-		s.Random = take(commitmentBytes)
 		secrets[e.Name] = s
 	}
 	return secrets, nil
 }
 
 func (a *Assembly) random(ctx context.Context, n int) ([]byte, error) {
-	b, err := a.keys.Random(ctx, n)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) != n {
-		return nil, inHSM(fmt.Errorf("the HSM gave %d random bytes, %d were asked for", len(b), n))
-	}
-	return b, nil
-}
-
-// digits makes n decimal digits of random bytes, each as likely as the other:
-// bytes from 250 on are thrown away. It draws more where those do not do.
-func (a *Assembly) digits(ctx context.Context, n int, drawn []byte) (out []byte, err error) {
-	out = make([]byte, 0, n)
-	for {
-		for _, c := range drawn {
-			if c < 250 && len(out) < n {
-				out = append(out, '0'+c%10)
-			}
-		}
-		clear(drawn)
-		if len(out) == n {
-			return out, nil
-		}
-		if drawn, err = a.random(ctx, n); err != nil {
-			return nil, err
-		}
-	}
+	return randomOf(a.keys)(ctx, n)
 }
 
 // keepSecrets seals a device's values for its row, in the profile's order, bound

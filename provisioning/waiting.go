@@ -21,12 +21,16 @@ import (
 // device's row like drawn secrets, as values of the same form: the key wrapped in
 // the HSM (keypackage.WaitingKey), and that sealed to identity and entry. A redo,
 // here or at another SPP, finds the same keys; publication empties the row.
+//
+// A secret that is no key waits in the pool as it lies in the row later: sealed to
+// identity and entry, nothing else around it. It is in this process's memory while a
+// package is made, as one that is drawn on the line.
 
-// sealedByEntry are keys that wait in the pool, as they lie there.
+// sealedByEntry are keys and secrets that wait in the pool, as they lie there.
 type sealedByEntry map[string][]byte
 
-// waitingWith gives the keys that wait in the pool with an identity, those that
-// the profile names.
+// waitingWith gives what waits in the pool with an identity, of that what the
+// profile names.
 func (b *beginning) waitingWith(ctx context.Context, id identity.Identity) (sealedByEntry, error) {
 	names := b.profile.InPool()
 	if len(names) == 0 {
@@ -40,7 +44,7 @@ func (b *beginning) waitingWith(ctx context.Context, id identity.Identity) (seal
 	for _, name := range names {
 		sealed, ok := found[name]
 		if !ok {
-			return nil, refuse(CodePoolEmpty, "make the key: spp pool generate; or import it: spp pool import-keys", "%s %s waits in the pool without a key for entry %q", id.Type(), id, name)
+			return nil, refuse(CodePoolEmpty, "make the key: spp pool generate; or import it: spp pool import-keys", "%s %s waits in the pool without a key or secret for entry %q", id.Type(), id, name)
 		}
 		waiting[name] = sealed
 	}
@@ -48,14 +52,19 @@ func (b *beginning) waitingWith(ctx context.Context, id identity.Identity) (seal
 }
 
 // makeKeys makes the keys that don't wait. A generation that takes over an
-// identity finds nothing in the pool: that left it with the first one.
+// identity finds nothing in the pool: that left it with the first one. Secrets that
+// were drawn in advance are drawn anew then (drawSecrets); what came from outside is
+// there once.
 func (b *beginning) makeKeys(ctx context.Context, secrets secretsByEntry, waited sealedByEntry) error {
 	for _, e := range b.profile.Entries {
 		if _, ok := waited[e.Name]; ok || !e.Source.Waits() {
 			continue
 		}
 		if e.Source == profile.Imported {
-			return refuse(CodeProfile, "give the device a new identity, whose keys are imported: scrap it first", "entry %q is imported, and this identity's key was given to a device before", e.Name)
+			return refuse(CodeProfile, "give the device a new identity, whose keys are imported: scrap it first", "entry %q is imported, and this identity's key or secret was given to a device before", e.Name)
+		}
+		if !e.WaitingKey() {
+			continue
 		}
 		w, err := b.keys.Make(ctx, e.Algorithm)
 		if err != nil {
@@ -84,17 +93,24 @@ func sealable(w keypackage.WaitingKey) (keypackage.Secret, error) {
 // SealWaiting seals a waiting key to the identity and entry that it waits for:
 // the bytes that the pool keeps, and the device's row later.
 func SealWaiting(ctx context.Context, keys Keys, realm identity.Realm, batch int64, id identity.Identity, entry string, w keypackage.WaitingKey) ([]byte, error) {
-	fail := func(err error) ([]byte, error) {
-		return nil, fmt.Errorf("seal the key of %s, entry %q: %w", id, entry, err)
-	}
 	s, err := sealable(w)
 	if err != nil {
-		return fail(err)
+		return nil, fmt.Errorf("seal the key of %s, entry %q: %w", id, entry, err)
+	}
+	return sealTo(ctx, keys, realm, batch, id, entry, s)
+}
+
+// sealTo seals what waits, a key in the form of sealable or a secret, to the identity
+// and entry that it waits for.
+func sealTo(ctx context.Context, keys Keys, realm identity.Realm, batch int64, id identity.Identity, entry string, s keypackage.Secret) ([]byte, error) {
+	fail := func(err error) ([]byte, error) {
+		return nil, fmt.Errorf("seal what waits for %s, entry %q: %w", id, entry, err)
 	}
 	plaintext, err := detcbor.Marshal(s)
 	if err != nil {
 		return fail(err)
 	}
+	defer clear(plaintext)
 	sealed, err := keys.SealSecret(ctx, keypackage.PoolAAD(realm, batch, id, entry), plaintext)
 	if err != nil {
 		return fail(err)
@@ -102,14 +118,12 @@ func SealWaiting(ctx context.Context, keys Keys, realm identity.Realm, batch int
 	return sealed.Encode(), nil
 }
 
-// openWaited opens the keys that came from the pool: one that is another
-// identity's or entry's doesn't open.
+// openWaited opens what came from the pool: what is another identity's or entry's
+// doesn't open. Whether it is what the profile says, checkWaited looks.
 func (b *beginning) openWaited(ctx context.Context, d records.Device, waited sealedByEntry) error {
 	for entry, sealed := range waited {
 		s, err := b.openSecret(ctx, d, records.SealedSecret{Entry: entry, Sealed: sealed})
-		if err == nil {
-			_, err = keypackage.ParseWaitingKey(s.Value)
-		} else if ctx.Err() != nil || errors.As(err, new(*keyError)) {
+		if err != nil && (ctx.Err() != nil || errors.As(err, new(*keyError))) {
 			return err // the HSM is away or slow, and says nothing of the key
 		}
 		if err != nil {
@@ -126,7 +140,7 @@ func (b *beginning) openWaited(ctx context.Context, d records.Device, waited sea
 func (b *beginning) points() ([][32]byte, error) {
 	var all [][32]byte
 	for _, e := range b.profile.Entries {
-		if !e.Source.Waits() || !e.Algorithm.Pair() {
+		if !e.WaitingKey() || !e.Algorithm.Pair() {
 			continue
 		}
 		w, err := b.waitingKey(e.Name)

@@ -10,22 +10,41 @@ import (
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 )
 
-// checkWaited looks into the certificates that came with an identity's keys, before
-// the device is bound to it: refused here, the identity is still the pool's.
+// checkWaited looks whether what came with an identity is what the profile says, before
+// the device is bound to it: refused here, the identity is still the pool's. A key is
+// one, of the entry's algorithm, with the certificate that the profile would have made;
+// a secret has the profile's length. A profile may have changed since.
 func (b *beginning) checkWaited(id identity.Identity, waited sealedByEntry) error {
 	for _, e := range b.profile.Entries {
-		if _, ok := waited[e.Name]; !ok || !e.Certificate {
+		if _, ok := waited[e.Name]; !ok {
+			continue
+		}
+		if e.WaitingSecret() {
+			if err := e.CheckSecret(b.secrets[e.Name].Value); err != nil {
+				return otherProfile(id, e, b.profile, err)
+			}
 			continue
 		}
 		w, err := b.waitingKey(e.Name)
+		if err == nil && w.Algorithm != e.Algorithm {
+			err = fmt.Errorf("it is for %s, the entry is %s", w.Algorithm, e.Algorithm)
+		}
 		if err != nil {
-			return err
+			return otherProfile(id, e, b.profile, err)
+		}
+		if !e.Certificate {
+			continue
 		}
 		if err := b.checkWaitingCertificate(id, e, w); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func otherProfile(id identity.Identity, e profile.Entry, p profile.Profile, err error) *Refusal {
+	return refuse(CodeProfile, "bring the profile back to what it was when the entry was filled; or burn the identity, spp pool burn, and import others, for which it is filled anew",
+		"what waits with %s for entry %q is not what the profile of product line %q says: %v", id, e.Name, p.Name, err)
 }
 
 // checkWaitingCertificate says whether the certificate that waits with a key, if

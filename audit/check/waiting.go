@@ -10,8 +10,8 @@ import (
 	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
-// waitingKeys checks invariant 6 for keys that wait: in the pool for their device,
-// sealed; in the records for the device service, wrapped to its HSM under the label
+// waitingKeys checks invariant 6 for keys and secrets that wait: in the pool for their
+// device, sealed; in the records for the device service, wrapped to its HSM under the label
 // of their row. So there is no room for a key in clear.
 func (c *checker) waitingKeys(ctx context.Context) {
 	if err := c.Pool.EachKey(ctx, func(k pool.Key) error {

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"slices"
 	"strings"
@@ -24,13 +25,17 @@ func FuzzParseKeyLine(f *testing.F) {
 	must(f, err)
 	blob, err := transport.WrapSoftware(identity.Development, to, "00440200000100/drm", make([]byte, 32))
 	must(f, err)
+	secret, err := transport.SealSoftware(identity.Development, to, "secret urn:gsma:imei:00440200-000100-0 code", []byte("73318500"))
+	must(f, err)
+	sealed := base64.StdEncoding.EncodeToString(secret)
 	text, point := base64.StdEncoding.EncodeToString(blob), base64.StdEncoding.EncodeToString(to.Point())
 	p := profile.Profile{Name: "phone", Identity: identity.TypeIMEI}
 	entries := map[string]profile.Entry{
 		"drm":  {Name: "drm", Algorithm: keypackage.HMACSHA256, Source: profile.Imported},
 		"sign": {Name: "sign", Algorithm: keypackage.ES256, Source: profile.Imported},
+		"code": {Name: "code", Algorithm: keypackage.None, Source: profile.Imported},
 	}
-	for _, good := range []string{"00440200000100,drm,," + text, " 00440200000100 , sign," + point + ", " + text} {
+	for _, good := range []string{"00440200000100,drm,," + text, " 00440200000100 , sign," + point + ", " + text, "00440200000100,code,," + sealed} {
 		if _, err := parseKeyLine(good, p, entries); err != nil {
 			f.Fatal(err)
 		}
@@ -39,6 +44,7 @@ func FuzzParseKeyLine(f *testing.F) {
 	for _, s := range []string{
 		"00440200000100,drm," + point + "," + text, "00440200000100,sign,," + text, "00440200000100,other,," + text, "0044020000010,drm,," + text,
 		"00440200000100,drm,,", "00440200000100,drm,," + text + ",", "00440200000100,drm,," + text[:40], "00440200000100,drm,,=", ",,,",
+		"00440200000100,drm,," + sealed, "00440200000100,code,," + text, "00440200000100,code," + point + "," + sealed, "00440200000100,code,,",
 	} {
 		if _, err := parseKeyLine(s, p, entries); err == nil {
 			f.Fatalf("%q is read", s)
@@ -69,8 +75,65 @@ func FuzzParseKeyLine(f *testing.F) {
 				t.Fatalf("%q: %x, %v", text, b, err)
 			}
 		}
-		if _, err := transport.ReadLabel(l.blob); err != nil {
+		_, err = transport.ReadLabel(l.blob)
+		if l.entry.WaitingSecret() {
+			_, err = keypackage.ParseTransportSecret(l.blob)
+		}
+		if err != nil {
 			t.Fatalf("%q: %v", text, err)
+		}
+	})
+}
+
+// FuzzParseClearLine: a line of keys in clear reads as what it says, of the identities' type, and is wrapped; or is refused,
+// by an error that repeats nothing of its value.
+func FuzzParseClearLine(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(f, err)
+	to, err := statement.FromECDSA(&key.PublicKey)
+	must(f, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	must(f, err)
+	pair, symmetric := base64.StdEncoding.EncodeToString(der), base64.StdEncoding.EncodeToString(make([]byte, 32))
+	for _, good := range []string{"00440200000100,tls,pair," + pair, " 00440200000100 , drm, symmetric , " + symmetric, "00440200000100,code,secret,NzMzMTg1MDA="} {
+		if _, err := parseClearLine([]byte(good), identity.TypeIMEI); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(good)
+	}
+	for _, s := range []string{
+		"00440200000100,tls,pair," + symmetric, "00440200000100,drm,symmetric," + pair, "00440200000100,code,secret,", "00440200000100,code,key,AAAA", "0044020000010,code,secret,AAAA",
+		"00440200000100,Code,secret,AAAA", "00440200000100,,secret,AAAA", "00440200000100,code,secret,AAAA,", "00440200000100,code,secret,AA=A", ",,,",
+		"00440200000100,code,secret," + base64.StdEncoding.EncodeToString(make([]byte, keypackage.MaxSecret+1)),
+	} {
+		if _, err := parseClearLine([]byte(s), identity.TypeIMEI); err == nil {
+			f.Fatalf("%q is read", s)
+		}
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := parseClearLine([]byte(text), identity.TypeIMEI)
+		fields := strings.Split(text, ",")
+		if err != nil {
+			if l.value != nil {
+				t.Fatal("a value beside an error")
+			}
+			if last := strings.TrimSpace(fields[len(fields)-1]); len(fields) == 4 && len(last) > 40 && strings.Contains(err.Error(), last) {
+				t.Fatalf("the error repeats the value: %v", err)
+			}
+			return
+		}
+		if len(fields) != 4 || l.id.Type() != identity.TypeIMEI || l.entry != strings.TrimSpace(fields[1]) || l.form != strings.TrimSpace(fields[2]) || (l.form == formPair) != (len(l.point) == 65) {
+			t.Fatalf("%q reads as %s, %q, %q", text, l.id, l.entry, l.form)
+		}
+		line, err := l.wrap(identity.Development, to)
+		if err != nil {
+			t.Fatalf("%q reads, and isn't wrapped: %v", text, err)
+		}
+		algorithm := map[string]keypackage.Algorithm{formPair: keypackage.ES256, formSymmetric: keypackage.AES256GCM, formSecret: keypackage.None}[l.form]
+		p := profile.Profile{Name: "phone", Identity: identity.TypeIMEI}
+		if _, err := parseKeyLine(strings.TrimSpace(line), p, map[string]profile.Entry{l.entry: {Name: l.entry, Algorithm: algorithm, Source: profile.Imported}}); err != nil || len(line) > maxKeyLine {
+			t.Fatalf("%q is wrapped as %q: %v", text, line, err)
 		}
 	})
 }

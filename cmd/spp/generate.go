@@ -25,7 +25,7 @@ type poolGenerateCmd struct {
 }
 
 func (*poolGenerateCmd) Help() string {
-	return `Keys of the profile's entries with source pool are made before their devices come, in the HSM, with their certificates, so that assembly makes none. A key leaves the HSM only wrapped, and waits in the pool sealed to its identity; it goes when its device is published. Stop the command at any time and run it again: it goes on where it was.`
+	return `Keys of the profile's entries with source pool are made before their devices come, in the HSM, with their certificates, so that assembly makes none; secrets of algorithm none are drawn there, and counted as keys. A key leaves the HSM only wrapped, and waits in the pool sealed to its identity; it goes when its device is published. Stop the command at any time and run it again: it goes on where it was.`
 }
 
 func (*poolGenerateCmd) Examples() string {

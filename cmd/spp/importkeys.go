@@ -7,7 +7,6 @@ import (
 	"math/big"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
-	"github.com/devicekeys/devicekeys/devicecert"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/hsm/transport"
@@ -21,13 +20,13 @@ type poolImportKeysCmd struct {
 	console.ConfigFile
 	console.Output
 	senderFlags
-	File     string `arg:"" type:"existingfile" help:"One key a line: IDENTITY,ENTRY,PUBLIC,BLOB; the last two in base64, PUBLIC empty for a symmetric key."`
+	File     string `arg:"" type:"existingfile" help:"One key or secret a line: IDENTITY,ENTRY,PUBLIC,BLOB; the last two in base64, PUBLIC empty unless it is a key pair (spp pool wrap-keys makes it)."`
 	Line     string `name:"line" required:"" placeholder:"LINE" help:"The product line that the keys are for."`
 	Operator string `name:"operator" required:"" placeholder:"NAME" help:"Who imports them, for the audit log: up to 64 characters."`
 }
 
 func (*poolImportKeysCmd) Help() string {
-	return `Keys of the profile's entries with source imported come from outside, each wrapped to the transport key of this HSM (custodian transport show) under the label "device <identity's URN> <entry>". They are unwrapped in the HSM and nowhere else. The transport key is public, so anybody can make such a file: it is taken by its sender's signature, or by its SHA-256 heard another way. Identities come first: spp pool import. A file with a line that is refused changes nothing. The same file again goes on: keys that are there stay, and those of identities that were given to devices are left out.`
+	return `Keys of the profile's entries with source imported come from outside, each wrapped to the transport key of this HSM (custodian transport show) under the label "device <identity's URN> <entry>". They are unwrapped in the HSM and nowhere else. A secret that is no key, of an entry of algorithm none, is encrypted to the same key under the label "secret <identity's URN> <entry>"; it is opened in the HSM and sealed again at once, and counted as a key. The transport key is public, so anybody can make such a file: it is taken by its sender's signature, or by its SHA-256 heard another way. Identities come first: spp pool import. A file with a line that is refused changes nothing. The same file again goes on: keys that are there stay, and those of identities that were given to devices are left out.`
 }
 
 func (*poolImportKeysCmd) Examples() string {
@@ -90,10 +89,15 @@ func (c *poolImportKeysCmd) Run(ctx context.Context, out console.IO) error {
 			}
 			bar := c.Progress(out.Err, len(lines), "keys")
 			defer bar.Done()
-			a := provisioning.Advance{Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool}
+			a := provisioning.Advance{
+				Realm: config.Realm, Profile: p, Keys: keys, DeviceCA: ca, Pool: s.pool,
+				License: func(ctx context.Context, serials []*big.Int, first, last identity.Identity) error {
+					return s.licenseCertificates(ctx, label, serials, fmt.Sprintf("for imported keys of line %s, %s to %s", c.Line, first, last), c.Operator)
+				},
+			}
 			for begin := 0; begin < len(lines); begin += keyPage {
 				page := lines[begin:min(begin+keyPage, len(lines))]
-				n, err := c.take(ctx, s, a, keys, label, page)
+				n, err := c.take(ctx, a, keys, page)
 				result.Imported += n
 				if err != nil {
 					return err
@@ -145,51 +149,27 @@ func (c *poolImportKeysCmd) missing(ctx context.Context, s stores, lines []keyLi
 	return left, nil
 }
 
-// take imports a few keys, the audit entries for their certificates first. A crash leaves whole pages.
-func (c *poolImportKeysCmd) take(ctx context.Context, s stores, a provisioning.Advance, keys *maker.Keys, label string, page []keyLine) (int64, error) {
-	var serials, licensed []*big.Int // of each key, nil where it gets no certificate
-	for _, l := range page {
-		var serial *big.Int
-		if l.entry.Certificate {
-			var err error
-			if serial, err = devicecert.NewSerial(); err != nil {
-				return 0, err
-			}
-			licensed = append(licensed, serial)
-		}
-		serials = append(serials, serial)
+// take imports a few keys. A crash leaves whole pages.
+func (c *poolImportKeysCmd) take(ctx context.Context, a provisioning.Advance, keys *maker.Keys, lines []keyLine) (int64, error) {
+	var page []provisioning.Outside
+	for _, l := range lines {
+		page = append(page, provisioning.Outside{Identity: l.id, Batch: l.batch, Entry: l.entry, Public: l.public, Blob: l.blob})
 	}
-	if len(licensed) > 0 {
-		about := fmt.Sprintf("for imported keys of line %s, %s to %s", c.Line, page[0].id, page[len(page)-1].id)
-		if err := s.licenseCertificates(ctx, label, licensed, about, c.Operator); err != nil {
-			return 0, err
-		}
-	}
-	var all []pool.Key
-	for i, l := range page {
-		key, err := keys.Import(ctx, l.entry.Algorithm, l.public, deviceKeyLabel(l.id, l.entry.Name), l.blob)
-		switch {
-		case errors.Is(err, transport.ErrOther), hsm.Classify(err) == hsm.DataFault:
-			return 0, refusal(fmt.Errorf("%q, line %d: the key of %s, entry %q: %w", c.File, l.n, l.id, l.entry.Name, err), "keys",
-				"ask the sender to wrap it to this HSM's transport key, under the label that --help names")
-		case err != nil:
-			return 0, err
-		}
-		sealed, err := a.Seal(ctx, l.batch, l.id, l.entry, key, serials[i])
-		if err != nil {
-			return 0, err
-		}
-		all = append(all, sealed)
-	}
-	n, err := s.pool.AddKeys(ctx, all)
-	if errors.Is(err, pool.ErrPointTaken) {
-		return 0, refusal(fmt.Errorf("%q, lines %d to %d: %w", c.File, page[0].n, page[len(page)-1].n, err), "keys",
+	n, err := a.Take(ctx, keys, page)
+	var at *provisioning.OutsideError
+	switch {
+	case errors.Is(err, pool.ErrPointTaken):
+		return 0, refusal(fmt.Errorf("%q, lines %d to %d: %w", c.File, lines[0].n, lines[len(lines)-1].n, err), "keys",
 			"none of these lines was imported: ask the sender for a pair of its own for each identity and entry")
+	case !errors.As(err, &at):
+		return n, err
 	}
-	return n, err
-}
-
-// deviceKeyLabel is what a device's key travels as.
-func deviceKeyLabel(id identity.Identity, entry string) string {
-	return "device " + id.URN() + " " + entry
+	err = fmt.Errorf("%q, line %d: %w", c.File, lines[at.At].n, err)
+	switch {
+	case errors.Is(err, provisioning.ErrSecret):
+		return 0, refusal(err, "keys", "ask the sender for a secret of the profile's length, and digits where it says so")
+	case errors.Is(err, transport.ErrOther), hsm.Classify(err) == hsm.DataFault:
+		return 0, refusal(err, "keys", "ask the sender to wrap it to this HSM's transport key, under the label that --help names")
+	}
+	return 0, err
 }

@@ -11,12 +11,14 @@ import (
 
 	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/provisioning/profile"
 )
 
-// Bounds of the file: a blob has some 250 bytes.
+// Bounds of the file: a key's blob has some 250 bytes, a secret's up to
+// transport.MaxSecretBlob, in base64 a third more.
 const (
-	maxKeyLine  = 2048
+	maxKeyLine  = 8192
 	maxKeyLines = 1_000_000
 )
 
@@ -108,10 +110,22 @@ func parseKeyLine(text string, p profile.Profile, entries map[string]profile.Ent
 	case pair && len(l.public) == 0:
 		return l, fmt.Errorf("entry %q is a key pair: give its public half, 65 bytes", name)
 	case !pair && len(l.public) != 0:
-		return l, fmt.Errorf("entry %q is a symmetric key: leave the public half empty", name)
+		return l, fmt.Errorf("entry %q is no key pair: leave the public half empty", name)
 	}
-	if _, err := transport.ReadLabel(l.blob); err != nil {
-		return l, err
+	return l, checkBlob(l)
+}
+
+// checkBlob looks whether a line's blob has the form of what its entry is.
+func checkBlob(l keyLine) error {
+	_, notSecret := keypackage.ParseTransportSecret(l.blob)
+	_, notKey := transport.ReadLabel(l.blob)
+	switch secret := l.entry.WaitingSecret(); {
+	case secret && notKey == nil:
+		return fmt.Errorf("the blob is a wrapped key, and entry %q is a secret that is no key", l.entry.Name)
+	case secret:
+		return notSecret
+	case notSecret == nil:
+		return fmt.Errorf("the blob is a secret that is no key, and entry %q is a key", l.entry.Name)
 	}
-	return l, nil
+	return notKey
 }

@@ -32,6 +32,8 @@ import (
 //	noticed NAME GENERATION      the registry has acknowledged a scrap entry
 //	incident NAME KIND           one incident
 //	wrapkeys FILE ID,ENTRY...     symmetric keys from outside, wrapped to the SPP's HSM
+//	clearkeys FILE ID,ENTRY,FORM... keys and secrets in clear, as their sender has them; FORM may end in =SIZE, or in
+//	                             =dDIGITS, or in =@NAME for a pair that another line of that name has too
 //	audited TEXT                 the audit log has exactly one entry with this actor and note, serial numbers counted
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"chip":   func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).chip(args[0]) },
@@ -42,11 +44,12 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 		s.device([]string{args[0], string(records.Published)})
 		s.certificates = nil
 	},
-	"setaside": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).setAside(args) },
-	"noticed":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).noticed(args) },
-	"incident": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).incident(args) },
-	"wrapkeys": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).wrapKeys(args[0], args[1:]) },
-	"audited":  func(ts *testscript.TestScript, neg bool, args []string) { stage(ts).audited(neg, args) },
+	"setaside":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).setAside(args) },
+	"noticed":   func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).noticed(args) },
+	"incident":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).incident(args) },
+	"wrapkeys":  func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).wrapKeys(args[0], args[1:]) },
+	"clearkeys": func(ts *testscript.TestScript, _ bool, args []string) { stage(ts).clearKeys(args[0], args[1:]) },
+	"audited":   func(ts *testscript.TestScript, neg bool, args []string) { stage(ts).audited(neg, args) },
 }
 
 // stageKey is the name of a script's stage among its values.

@@ -1,15 +1,21 @@
 package main
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/devicekeys/devicekeys/hsm/transport"
 	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
@@ -31,9 +37,43 @@ func (s onStage) wrapKeys(file string, keys []string) {
 		}
 		key := make([]byte, 32)
 		rand.Read(key) // never fails
-		blob, err := transport.WrapSoftware(identity.Development, to, deviceKeyLabel(labelled, entry), key)
+		blob, err := transport.WrapSoftware(identity.Development, to, keypackage.DeviceKeyLabel(labelled, entry), key)
 		s.Check(err)
 		fmt.Fprintf(&text, "%s,%s,,%s\n", value, entry, base64.StdEncoding.EncodeToString(blob))
+	}
+	s.place.write(file, []byte(text.String()))
+}
+
+// clearKeys writes what somebody outside has in clear, for pool wrap-keys.
+func (s onStage) clearKeys(file string, keys []string) {
+	named := map[string][]byte{}
+	var text strings.Builder
+	for _, k := range keys {
+		k, option, _ := strings.Cut(k, "=")
+		fields := strings.Split(k, ",")
+		value := make([]byte, 32)
+		rand.Read(value) // never fails
+		switch {
+		case fields[2] == formPair && named[option] != nil:
+			value = named[option]
+		case fields[2] == formPair:
+			private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			s.Check(err)
+			value, err = x509.MarshalPKCS8PrivateKey(private)
+			s.Check(err)
+			named[option] = value
+			delete(named, "")
+		case strings.HasPrefix(option, "d"):
+			n, err := strconv.Atoi(option[1:])
+			s.Check(err)
+			value = bytes.Repeat([]byte("7"), n)
+		case option != "":
+			n, err := strconv.Atoi(option)
+			s.Check(err)
+			value = make([]byte, n)
+			rand.Read(value) // never fails
+		}
+		fmt.Fprintf(&text, "%s,%s\n", k, base64.StdEncoding.EncodeToString(value))
 	}
 	s.place.write(file, []byte(text.String()))
 }

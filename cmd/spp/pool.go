@@ -18,6 +18,7 @@ type poolCmd struct {
 	Status     poolStatusCmd     `cmd:"" help:"List the batches and what became of them."`
 	Generate   poolGenerateCmd   `cmd:"" help:"Make keys in advance for identities that wait."`
 	ImportKeys poolImportKeysCmd `cmd:"" name:"import-keys" help:"Import keys from outside for identities that wait."`
+	WrapKeys   poolWrapKeysCmd   `cmd:"" name:"wrap-keys" help:"Make a file of keys and secrets for the maker, as their sender."`
 	SignKeys   poolSignKeysCmd   `cmd:"" name:"sign-keys" help:"Sign a file of keys, as their sender."`
 	Keys       poolKeysCmd       `cmd:"" help:"Count the keys that wait."`
 	Burn       poolBurnCmd       `cmd:"" help:"Keep one identity from ever being given to a device."`
@@ -182,7 +183,7 @@ type poolKeysCmd struct {
 }
 
 func (*poolKeysCmd) Help() string {
-	return `One line for each product line and entry: how many keys wait with their identities. An identity of a line whose profile has entries of source pool or imported is given to a device only with all of them.`
+	return `One line for each product line and entry: how many keys, or secrets that are no keys, wait with their identities. An identity of a line whose profile has entries of source pool or imported is given to a device only with all of them.`
 }
 
 func (c *poolKeysCmd) Run(ctx context.Context, out console.IO) error {

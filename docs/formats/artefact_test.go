@@ -92,6 +92,9 @@ func TestEveryArtefact(t *testing.T) {
 	blob, err := transport.WrapSoftware(dev, maker.ROMKey(), "device urn:gsma:imei:00440245-000001-0 channel", make([]byte, 32))
 	keep("transport blob", blob, err)
 
+	secret, err := transport.SealSoftware(dev, maker.ROMKey(), "secret urn:gsma:imei:00440245-000001-0 sim-lock", []byte("73318500"))
+	keep("transport secret", secret, err)
+
 	// What is authenticated on the line, and the calls of a device.
 	keep("confirm", keypackage.ConfirmMessage([32]byte{1}, [32]byte{2}), nil)
 	keep("restored", keypackage.RestoredMessage([32]byte{1}, [32]byte{2}, [32]byte{3}), nil)

@@ -8,12 +8,12 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cbor_strict import Refused, decode, encode
 from contents import private_info
 from golden import IDENTITY_NAME, IDENTITY_URN, Golden
-from keys import device_context, kdf2, purpose_context, transport_context
+from keys import device_context, kdf1, kdf2, purpose_context, transport_context, transport_secret_context
 from manifest import ES256, GCM, Manifest
 from names import IMEI
 from points import public_point, scalar_key
 from sealed import seal
-from transport import kek, open_blob, wrap_to
+from transport import kek, open_blob, open_secret, seal_to, wrap_to
 from waiting import WaitingKey, open_sealed, pool_data, read_waiting, unwrap_waiting
 
 
@@ -59,3 +59,13 @@ def travelling(g: Golden, scalar: bytes) -> None:
     if open_blob(g.bytes("transport_pair_blob"), own, 1, pair_label) != private_info(scalar):
         raise Refused(f"{g.name}: the pair that was sent is not the one that waits")
     g.compare("transport_pair_blob", wrap_to(recipient, ephemeral, 1, pair_label, private_info(scalar)))
+
+    label = f"secret {IDENTITY_URN} sim-lock"
+    about = transport_secret_context(1, recipient, e, label)
+    g.compare("transport_secret_context", encode(about))
+    g.compare("transport_secret_key", kdf1(own.exchange(ec.ECDH(), ephemeral.public_key()), about))
+    [[_, code]] = decode(g.bytes("secrets_plaintext"), "secrets")
+    if open_secret(g.bytes("transport_secret"), own, 1, label) != code:
+        raise Refused(f"{g.name}: the secret that was sent is not the SIM-lock code")
+    _, nonce, _ = decode(g.bytes("transport_secret"), "secret that was sent")[-1]
+    g.compare("transport_secret", seal_to(recipient, ephemeral, 1, label, nonce[5], code))

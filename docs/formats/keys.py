@@ -48,5 +48,9 @@ def transport_context(realm: int, recipient: bytes, point: bytes, label: str) ->
     return ["dk-transport", 1, realm, recipient, point, label]
 
 
+def transport_secret_context(realm: int, recipient: bytes, point: bytes, label: str) -> list[Any]:
+    return ["dk-transport-secret", 1, realm, recipient, point, label]
+
+
 def chip_context(realm: int, use: str, claims_hash: bytes) -> list[Any]:
     return ["dk-chip", 1, realm, use, claims_hash]

@@ -1,4 +1,4 @@
-"""Keys that travel to a transport key, §17 of formats.md."""
+"""Keys and secrets that travel to a transport key, §17 of formats.md."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from cbor_strict import Refused, decode, encode
 from contents import private_key
-from keys import kdf1, transport_context
+from keys import kdf1, transport_context, transport_secret_context
 from points import point_key, public_point
+from sealed import seal, unseal
 from values import array, octets, realm_of, version
 
-LABEL_LIMIT, BLOB_LIMIT = 128, 1024
+LABEL_LIMIT, BLOB_LIMIT, SECRET_LIMIT, SECRET_BLOB_LIMIT = 128, 1024, 4096, 4608
 
 
 def kek(agreed: bytes, realm: int, recipient: bytes, point: bytes, label: str) -> bytes:
@@ -49,3 +50,29 @@ def open_blob(data: bytes, own: ec.EllipticCurvePrivateKey, realm: int, label: s
     if len(value) != 32:
         private_key(value, what)
     return value
+
+
+def seal_to(recipient: bytes, ephemeral: ec.EllipticCurvePrivateKey, realm: int, label: str, nonce: bytes, secret: bytes) -> bytes:
+    """Encrypt a secret that is no key to a recipient's point."""
+    agreed, e = ephemeral.exchange(ec.ECDH(), point_key(recipient, "recipient")), public_point(ephemeral)
+    about = transport_secret_context(realm, recipient, e, label)
+    return encode([2, realm, sha256(recipient).digest(), e, label, seal(kdf1(agreed, about), nonce, about, secret)])
+
+
+def open_secret(data: bytes, own: ec.EllipticCurvePrivateKey, realm: int, label: str) -> bytes:
+    """Open a secret that was sent to a transport key under a label."""
+    what = "secret that was sent"
+    v, its_realm, recipient, e, its_label, sealed = array(decode(data, what, SECRET_BLOB_LIMIT), 6, what)
+    if v != 2 or type(v) is not int:
+        raise Refused(f"{what}: version {v} is not known")
+    public = public_point(own)
+    if octets(recipient, (32,), f"{what}: recipient") != sha256(public).digest():
+        raise Refused(f"{what}: it is for another transport key")
+    if realm_of(its_realm, what) != realm or its_label != label:
+        raise Refused(f"{what}: it was sent in another realm, or as something else")
+    sender = point_key(octets(e, (65,), f"{what}: point"), f"{what}: point")
+    about = transport_secret_context(realm, public, e, label)
+    secret = unseal(kdf1(own.exchange(ec.ECDH(), sender), about), sealed, about, what)
+    if not 1 <= len(secret) <= SECRET_LIMIT:
+        raise Refused(f"{what}: it has {len(secret)} bytes, 1 to {SECRET_LIMIT} are allowed")
+    return secret

@@ -46,3 +46,14 @@ func (k *Keys) Import(ctx context.Context, alg keypackage.Algorithm, public []by
 	}
 	return w, nil
 }
+
+// ImportSecret takes a secret that is no key from outside, encrypted to TransportKey under label. It comes out of the
+// token in clear: the caller seals it at once (SealSecret) and clears it. hsm.ErrData and transport.ErrOther say that
+// the blob is at fault.
+func (k *Keys) ImportSecret(ctx context.Context, label string, blob []byte) ([]byte, error) {
+	secret, err := transport.Open(ctx, k.tok, k.transport, k.realm, label, blob)
+	if err != nil {
+		return nil, fmt.Errorf("import a device's secret: %w", err)
+	}
+	return secret, nil
+}

@@ -179,4 +179,39 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// TestImportSecret: a secret from outside comes to whom it was sent, under the label it was sent under, and no key passes for one.
+func TestImportSecret(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	_, _, k := opened(t)
+	to, err := k.TransportKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob, err := transport.SealSoftware(dev, to, "secret/1", []byte("a licensor's"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := k.ImportSecret(ctx, "secret/1", blob); err != nil || string(got) != "a licensor's" {
+		t.Errorf("%q, %v", got, err)
+	}
+	key, err := transport.WrapSoftware(dev, to, "secret/1", make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := bytes.Clone(blob)
+	changed[len(changed)-1] ^= 1
+	for name, c := range map[string]struct {
+		label string
+		blob  []byte
+	}{"another label": {"secret/2", blob}, "a key": {"secret/1", key}, "a changed one": {"secret/1", changed}, "nothing": {"secret/1", nil}} {
+		if got, err := k.ImportSecret(ctx, c.label, c.blob); err == nil {
+			t.Errorf("%s was imported: %q", name, got)
+		}
+	}
+	if _, err := k.Import(ctx, keypackage.HMACSHA256, nil, "secret/1", blob); err == nil {
+		t.Error("a secret was imported as a key")
+	}
+}
+
 func second(_ keypackage.WaitingKey, err error) error { return err }

@@ -13,7 +13,7 @@ import (
 )
 
 // TestTransportLeavesNoKey: when an intermediate key can't be destroyed, what was unwrapped with it doesn't stay behind
-// either, and what was wrapped isn't given out. What the failing call should have destroyed ends with its session.
+// either, and what was wrapped or opened isn't given out. What the failing call should have destroyed ends with its session.
 func TestTransportLeavesNoKey(t *testing.T) {
 	ctx, realm, label := t.Context(), identity.Development, "a device's key"
 	tok := open(t, fresh(t), hsm.Options{})
@@ -33,6 +33,10 @@ func TestTransportLeavesNoKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secret, err := transport.SealSoftware(realm, to, label, []byte("73318500"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, act := range map[string]struct {
 		run       func() (gave bool, err error)
 		destroyed uint64 // calls, at least, once the first of them fails
@@ -45,6 +49,10 @@ func TestTransportLeavesNoKey(t *testing.T) {
 			k, err := transport.Unwrap(ctx, tok, own, realm, label, blob, hsm.Spec{Kind: hsm.DeviceKey})
 			return k != nil, err
 		}, 3}, // two that were derived, and the key
+		"open": {func() (bool, error) {
+			b, err := transport.Open(ctx, tok, own, realm, label, secret)
+			return b != nil, err
+		}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if gave, err := act.run(); err != nil || !gave {

@@ -5,6 +5,12 @@
 //	KEK  = KDF 1 under the agreed secret over ["dk-transport", 1, realm, recipient, e, label]
 //	blob = [1, realm, SHA-256(recipient), e, label, AES-KW(KEK, key)]
 //
+// A secret that is no key travels the same way, encrypted instead of wrapped. The HSM opens it,
+// and gives it to the process, which seals it again at once:
+//
+//	K    = KDF 1 under the agreed secret over a = ["dk-transport-secret", 1, realm, recipient, e, label]
+//	blob = [2, realm, SHA-256(recipient), e, label, COSE_Encrypt0(K, a, secret)]
+//
 // The label says what is sent and is bound to it: what was sent as one thing opens as no
 // other. It's not said who sent it: whoever knows the public half can send. So people
 // compare check values, and a pair is compared with its public half.

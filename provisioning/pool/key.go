@@ -19,12 +19,13 @@ var ErrNoKeys = errors.New("no identity that is free has its keys")
 // another entry.
 var ErrPointTaken = errors.New("one public key for two keys")
 
-// Key is a key that waits with an identity, for one entry of a profile.
+// Key is a key that waits with an identity, for one entry of a profile; or a secret
+// that is no key, which waits in the same way and is counted as one.
 type Key struct {
 	Identity identity.Identity
 	Entry    string
 	Sealed   []byte // keypackage.Sealed in its encoding; bound to batch, identity and entry
-	Point    []byte // of a pair, SHA-256 of its public point; empty for a symmetric key
+	Point    []byte // of a pair, SHA-256 of its public point; empty for a symmetric key and for a secret
 }
 
 // WaitingKeys gives the sealed keys that wait with an identity, by entry.
@@ -158,7 +159,8 @@ select w.type, w.value, k.entry, k.sealed, nullif(k.point, ''::bytea)
 from unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[]) k(type, value, entry, sealed, point)
 join (select w.type, w.value from waiting w where (w.type, w.value) in (select * from unnest($1::smallint[], $2::text[]))
 	order by w.type, w.value for key share) w on w.type = k.type and w.value = k.value
-on conflict (type, value, entry) do nothing`
+order by w.type, w.value, k.entry
+on conflict (type, value, entry) do nothing` // in one order: two that add the same keys wait for each other's rows
 	var (
 		types           []int64
 		values, entries []string

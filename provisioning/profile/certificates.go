@@ -31,7 +31,7 @@ func (p Profile) certificates() int {
 	return n
 }
 
-// InPool lists the entries whose keys wait in the identity pool.
+// InPool lists the entries whose keys, or secrets, wait in the identity pool.
 func (p Profile) InPool() []string {
 	var names []string
 	for _, e := range p.Entries {

@@ -15,8 +15,12 @@ import (
 // below the registry's limit of 64 KiB - 1 for an entry.
 const maxPayload = 60 << 10
 
-// maxDigits bounds a drawn code: longer ones nobody types.
-const maxDigits = 64
+// A code has at least minDigits, or it is guessed, and at most maxDigits: longer
+// ones nobody types.
+const (
+	minDigits = 4
+	maxDigits = 64
+)
 
 func (p Profile) check() error {
 	if !namePattern.MatchString(p.Name) {
@@ -69,11 +73,8 @@ func (e Entry) check() error {
 			return fmt.Errorf("a derived key has %d bytes and is secret: remove size, digits and clear", keypackage.SymmetricSize)
 		}
 	case Drawn:
-		switch {
-		case e.Digits && (e.Size < 4 || e.Size > maxDigits):
-			return fmt.Errorf("size is %d digits: write 4 to %d", e.Size, maxDigits)
-		case e.Size < 1 || e.Size > keypackage.MaxSecret:
-			return fmt.Errorf("size is %d bytes: write 1 to %d, how many to draw", e.Size, keypackage.MaxSecret)
+		if err := e.checkDrawn(); err != nil {
+			return err
 		}
 	case File:
 		switch {
@@ -89,14 +90,11 @@ func (e Entry) check() error {
 		case e.Value == "" || len(e.Value) > keypackage.MaxSecret:
 			return fmt.Errorf("value has %d bytes: write 1 to %d", len(e.Value), keypackage.MaxSecret)
 		case e.Size != 0:
-			return fmt.Errorf("size belongs to sources drawn and file: remove it")
+			return fmt.Errorf("size belongs to secrets that are drawn, imported or from a file: remove it")
 		}
 	case Made, Pool, Imported:
-		switch {
-		case !e.Algorithm.Pair() && !e.Algorithm.Symmetric():
-			return fmt.Errorf("source %s is for keys: write algorithm %s, or another source", e.Source, keypackage.Either(append(pairs(), symmetric()...)))
-		case e.Size != 0 || e.Clear || e.Digits:
-			return fmt.Errorf("a key's size is its algorithm's and it is secret: remove size, digits and clear")
+		if err := e.checkWaits(); err != nil {
+			return err
 		}
 	case "":
 		return fmt.Errorf("source is missing: write derived, drawn, file, value, made, pool or imported")
@@ -114,8 +112,40 @@ func (e Entry) check() error {
 		return fmt.Errorf("file belongs to source file: remove it, or write source: file")
 	case e.Value != "" && e.Source != Value:
 		return fmt.Errorf("value belongs to source value: remove it, or write source: value")
-	case e.Digits && e.Source != Drawn:
-		return fmt.Errorf("digits belongs to source drawn: remove it")
+	case e.Digits && e.Source != Drawn && !e.WaitingSecret():
+		return fmt.Errorf("digits belongs to secrets of source drawn, pool or imported: remove it")
+	}
+	return nil
+}
+
+// checkDrawn checks the size of what the HSM draws, on the line or in advance.
+func (e Entry) checkDrawn() error {
+	switch {
+	case e.Digits && (e.Size < minDigits || e.Size > maxDigits):
+		return fmt.Errorf("size is %d digits: write %d to %d", e.Size, minDigits, maxDigits)
+	case e.Size < 1 || e.Size > keypackage.MaxSecret:
+		return fmt.Errorf("size is %d bytes: write 1 to %d, how many to draw", e.Size, keypackage.MaxSecret)
+	}
+	return nil
+}
+
+// checkWaits checks what was made, or waits in the pool: a key, or a secret that is
+// none.
+func (e Entry) checkWaits() error {
+	switch {
+	case e.WaitingSecret() && e.Clear:
+		return fmt.Errorf("what waits in the pool is secret: remove clear, or write source: drawn, file or value")
+	case e.WaitingSecret() && e.Source == Pool:
+		return e.checkDrawn()
+	case e.WaitingSecret() && e.Digits && e.Size != 0:
+		return e.checkDrawn()
+	case e.WaitingSecret() && (e.Size < 0 || e.Size > keypackage.MaxSecret):
+		return fmt.Errorf("size is %d bytes: write 1 to %d, or remove it", e.Size, keypackage.MaxSecret)
+	case e.WaitingSecret():
+	case e.Algorithm == keypackage.None:
+		return fmt.Errorf("source %s is for keys: write algorithm %s, or source: drawn or pool for a secret that is no key", e.Source, keypackage.Either(append(pairs(), symmetric()...)))
+	case e.Size != 0 || e.Clear || e.Digits:
+		return fmt.Errorf("a key's size is its algorithm's and it is secret: remove size, digits and clear")
 	}
 	return nil
 }
@@ -145,7 +175,7 @@ func (p Profile) checkShape() error {
 			entry.Vouch = make([]byte, size)
 		case e.Certificate:
 			secrets += devicecert.MaxCertificate // no secret, but it lies in the registry's record beside them
-		case e.Source != Derived && !e.Source.Waits():
+		case e.Source != Derived && !e.WaitingKey():
 			const framing = 48 // its 32 random bytes and the heads of three CBOR items
 			secrets += size + framing
 		}

@@ -20,6 +20,9 @@
 //	pool     one that was made in advance: it waits in the identity pool, wrapped
 //	imported one that came from outside, wrapped to the HSM, and waits there too
 //
+// With algorithm none the last two are secrets that are no keys, sealed where a key
+// is wrapped: a code drawn in advance, a licensor's secret for each identity.
+//
 // Who wants to reach a device by its certificate finds it where Publish says.
 //
 // A profile holds no secret. Secrets of source file stay in their files, mode

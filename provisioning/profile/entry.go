@@ -22,15 +22,15 @@ const (
 	Value   Source = "value"   // text in the profile
 
 	Made     Source = "made"     // a key that the HSM makes while the device is on the line
-	Pool     Source = "pool"     // a key that was made in advance and waits with its identity
-	Imported Source = "imported" // a key from outside that waits with its identity
+	Pool     Source = "pool"     // a key or a secret that was made in advance and waits with its identity
+	Imported Source = "imported" // a key or a secret from outside that waits with its identity
 )
 
-// Waits reports whether the value is a key that lies wrapped until its device
+// Waits reports whether a key of that source lies wrapped until its device
 // takes it (keypackage.WaitingKey).
 func (s Source) Waits() bool { return s == Made || s.InPool() }
 
-// InPool reports whether the key is in the identity pool before its device comes.
+// InPool reports whether the value is in the identity pool before its device comes.
 func (s Source) InPool() bool { return s == Pool || s == Imported }
 
 // Entry is one line of a product line's packages.
@@ -41,10 +41,12 @@ type Entry struct {
 	Kind      keypackage.Kind      `yaml:"kind"`
 	Algorithm keypackage.Algorithm `yaml:"algorithm"` // none where it is no key
 	Source    Source               `yaml:"source"`
-	// Size is the length of a drawn value: bytes, or digits with Digits. For a
-	// file it is the length that the file must have, in bytes; 0 for any.
+	// Size is the length of a secret that is drawn, on the line or in advance
+	// (source pool): bytes, or digits with Digits. For a file or an imported
+	// secret it is the length that it must have, in bytes; 0 for any.
 	Size int `yaml:"size"`
-	// Digits draws decimal digits, for a code that people type (SIM lock).
+	// Digits draws decimal digits, for a code that people type (SIM lock); an
+	// imported secret must be such a code.
 	Digits bool `yaml:"digits"`
 	// File is the secret's file, mode 0400, taken as it is, to the last byte.
 	// "{identity}" in it stands for the device's identity in canonical form
@@ -56,6 +58,41 @@ type Entry struct {
 	Value string `yaml:"value"`
 	// Certificate has the device CA certify a pair's public half.
 	Certificate bool `yaml:"certificate"`
+}
+
+// WaitingKey reports whether the value is a key that lies wrapped until its device
+// takes it (keypackage.WaitingKey).
+func (e Entry) WaitingKey() bool { return e.Source.Waits() && e.Algorithm != keypackage.None }
+
+// WaitingSecret reports whether the value is a secret that is no key, and waits in
+// the identity pool.
+func (e Entry) WaitingSecret() bool { return e.Source.InPool() && e.Algorithm == keypackage.None }
+
+// CheckSecret tells what is wrong with a secret that waits, or comes from outside to
+// wait: another length than the profile's, no digits where it says so, or a key that
+// waits (the entry was one's before). No error repeats a byte of it.
+func (e Entry) CheckSecret(value []byte) error {
+	_, err := keypackage.ParseWaitingKey(value)
+	switch {
+	case len(value) == 0 || len(value) > keypackage.MaxSecret:
+		return fmt.Errorf("it has %d bytes, 1 to %d are allowed", len(value), keypackage.MaxSecret)
+	case e.Size != 0 && len(value) != e.Size:
+		return fmt.Errorf("it has %d bytes, the profile says %d", len(value), e.Size)
+	case e.Digits && (len(value) < minDigits || len(value) > maxDigits || !decimal(value)):
+		return fmt.Errorf("it is no code of %d to %d decimal digits, as the profile says", minDigits, maxDigits)
+	case err == nil:
+		return fmt.Errorf("it is a key that waits, and the profile says algorithm none")
+	}
+	return nil
+}
+
+func decimal(value []byte) bool {
+	for _, c := range value {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
 }
 
 // identityMark is replaced in the path of an entry's file.

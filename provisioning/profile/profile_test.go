@@ -155,52 +155,63 @@ func TestParseRefuses(t *testing.T) {
 		t.Fatalf("the table's own base: %v", err)
 	}
 	for name, c := range map[string]struct{ text, want string }{
-		"empty":                   {"", "empty"},
-		"unknown key":             {entries + "colour: red\n", `unknown key colour`},
-		"unknown key of entry":    {entries + "  - {name: x, kind: opaque, source: drawn, size: 1, lenght: 2}\n", "unknown key lenght"},
-		"key twice":               {entries + "kdf: 1\n", "already defined"},
-		"no value":                {strings.Replace(entries, "kdf: 1", "kdf:", 1), `"kdf" has no value`},
-		"second document":         {entries + "---\nname: x\n", "second document"},
-		"anchor":                  {strings.Replace(entries, "kdf: 1", "kdf: &a 1", 1), "anchors"},
-		"tag":                     {strings.Replace(entries, "kdf: 1", "kdf: !!int 1", 1), "tags"},
-		"octal":                   {strings.Replace(entries, "kdf: 1", "kdf: 01", 1), "plain decimal"},
-		"a fraction":              {strings.Replace(entries, "kdf: 1", "kdf: 1.0", 1), "quote it"},
-		"yes":                     {entries + "allow_unattested: yes\n", "true or false"},
-		"number as text":          {entries + "  - {name: 007, kind: opaque, source: drawn, size: 1}\n", "plain decimal"},
-		"number as name":          {entries + "  - {name: 7, kind: opaque, source: drawn, size: 1}\n", `write "7"`},
-		"name":                    {strings.Replace(entries, "name: phone", "name: Phone!", 1), "lower-case"},
-		"identity missing":        {strings.Replace(entries, "identity: imei\n", "", 1), "identity is missing"},
-		"identity unknown":        {strings.Replace(entries, "identity: imei", "identity: meid", 1), "meid"},
-		"chip ID length":          {strings.Replace(entries, "chip_id_bytes: 32", "chip_id_bytes: 20", 1), "16, 24 or 32"},
-		"no master version":       {strings.Replace(entries, "master_version: 1\n", "", 1), "master_version is missing"},
-		"KDF 3":                   {strings.Replace(entries, "kdf: 1", "kdf: 3", 1), "kdf is 3"},
-		"no entries":              {head, "0 entries"},
-		"an entry twice":          {entries + channel, "stands twice"},
-		"name of entry":           {entries + "  - {name: Ä, kind: opaque, source: drawn, size: 1}\n", "name"},
-		"no kind":                 {entries + "  - {name: x, source: drawn, size: 1}\n", "kind is missing"},
-		"kind unknown":            {entries + "  - {name: x, kind: magic, source: drawn, size: 1}\n", "magic"},
-		"no source":               {entries + "  - {name: x, kind: opaque}\n", "source is missing"},
-		"source unknown":          {entries + "  - {name: x, kind: opaque, source: air}\n", `"air"`},
-		"derived secret":          {entries + "  - {name: x, kind: opaque, source: derived}\n", "can't be derived"},
-		"derived with size":       {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: derived, size: 16}\n", "remove size"},
-		"drawn key":               {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: drawn, size: 32}\n", "is derived"},
-		"drawn without size":      {entries + "  - {name: x, kind: opaque, source: drawn}\n", "size is 0"},
-		"drawn too long":          {entries + "  - {name: x, kind: opaque, source: drawn, size: 4097}\n", "size is 4097"},
-		"three digits":            {entries + "  - {name: x, kind: sim-lock, source: drawn, digits: true, size: 3}\n", "4 to 64"},
-		"file missing":            {entries + "  - {name: x, kind: opaque, source: file}\n", "file is missing"},
-		"file of a drawn entry":   {entries + "  - {name: x, kind: opaque, source: drawn, size: 4, file: x}\n", "source file"},
-		"a secret in the profile": {entries + "  - {name: x, kind: opaque, source: value, value: '1234'}\n", "no secret"},
-		"value of a drawn entry":  {entries + "  - {name: x, kind: opaque, source: drawn, size: 4, value: y}\n", "source value"},
-		"key pair":                {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: drawn, size: 32}\n", "source: made"},
-		"a derived pair":          {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: derived}\n", "can't be derived"},
-		"a made secret":           {entries + "  - {name: x, kind: opaque, source: made}\n", "is for keys"},
-		"a made key's size":       {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: made, size: 32}\n", "remove size"},
-		"a clear pair":            {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: pool, clear: true}\n", "remove size"},
-		"certified symmetric key": {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: made, certificate: true}\n", "only a key pair"},
-		"publication":             {strings.Replace(entries, "entries:", "publish: web\nentries:", 1), "sealed, certificates or directory"},
-		"nothing to publish":      {strings.Replace(entries, "entries:", "publish: directory\nentries:", 1), "no entry has a certificate"},
-		"nothing to name":         {strings.Replace(entries, "entries:", "identity_in_certificates: true\nentries:", 1), "no entry has a certificate"},
-		"nine certificates":       {entries + pairs(9), "room for 8"},
+		"empty":                             {"", "empty"},
+		"unknown key":                       {entries + "colour: red\n", `unknown key colour`},
+		"unknown key of entry":              {entries + "  - {name: x, kind: opaque, source: drawn, size: 1, lenght: 2}\n", "unknown key lenght"},
+		"key twice":                         {entries + "kdf: 1\n", "already defined"},
+		"no value":                          {strings.Replace(entries, "kdf: 1", "kdf:", 1), `"kdf" has no value`},
+		"second document":                   {entries + "---\nname: x\n", "second document"},
+		"anchor":                            {strings.Replace(entries, "kdf: 1", "kdf: &a 1", 1), "anchors"},
+		"tag":                               {strings.Replace(entries, "kdf: 1", "kdf: !!int 1", 1), "tags"},
+		"octal":                             {strings.Replace(entries, "kdf: 1", "kdf: 01", 1), "plain decimal"},
+		"a fraction":                        {strings.Replace(entries, "kdf: 1", "kdf: 1.0", 1), "quote it"},
+		"yes":                               {entries + "allow_unattested: yes\n", "true or false"},
+		"number as text":                    {entries + "  - {name: 007, kind: opaque, source: drawn, size: 1}\n", "plain decimal"},
+		"number as name":                    {entries + "  - {name: 7, kind: opaque, source: drawn, size: 1}\n", `write "7"`},
+		"name":                              {strings.Replace(entries, "name: phone", "name: Phone!", 1), "lower-case"},
+		"identity missing":                  {strings.Replace(entries, "identity: imei\n", "", 1), "identity is missing"},
+		"identity unknown":                  {strings.Replace(entries, "identity: imei", "identity: meid", 1), "meid"},
+		"chip ID length":                    {strings.Replace(entries, "chip_id_bytes: 32", "chip_id_bytes: 20", 1), "16, 24 or 32"},
+		"no master version":                 {strings.Replace(entries, "master_version: 1\n", "", 1), "master_version is missing"},
+		"KDF 3":                             {strings.Replace(entries, "kdf: 1", "kdf: 3", 1), "kdf is 3"},
+		"no entries":                        {head, "0 entries"},
+		"an entry twice":                    {entries + channel, "stands twice"},
+		"name of entry":                     {entries + "  - {name: Ä, kind: opaque, source: drawn, size: 1}\n", "name"},
+		"no kind":                           {entries + "  - {name: x, source: drawn, size: 1}\n", "kind is missing"},
+		"kind unknown":                      {entries + "  - {name: x, kind: magic, source: drawn, size: 1}\n", "magic"},
+		"no source":                         {entries + "  - {name: x, kind: opaque}\n", "source is missing"},
+		"source unknown":                    {entries + "  - {name: x, kind: opaque, source: air}\n", `"air"`},
+		"derived secret":                    {entries + "  - {name: x, kind: opaque, source: derived}\n", "can't be derived"},
+		"derived with size":                 {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: derived, size: 16}\n", "remove size"},
+		"drawn key":                         {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: drawn, size: 32}\n", "is derived"},
+		"drawn without size":                {entries + "  - {name: x, kind: opaque, source: drawn}\n", "size is 0"},
+		"drawn too long":                    {entries + "  - {name: x, kind: opaque, source: drawn, size: 4097}\n", "size is 4097"},
+		"three digits":                      {entries + "  - {name: x, kind: sim-lock, source: drawn, digits: true, size: 3}\n", "4 to 64"},
+		"file missing":                      {entries + "  - {name: x, kind: opaque, source: file}\n", "file is missing"},
+		"file of a drawn entry":             {entries + "  - {name: x, kind: opaque, source: drawn, size: 4, file: x}\n", "source file"},
+		"a secret in the profile":           {entries + "  - {name: x, kind: opaque, source: value, value: '1234'}\n", "no secret"},
+		"value of a drawn entry":            {entries + "  - {name: x, kind: opaque, source: drawn, size: 4, value: y}\n", "source value"},
+		"key pair":                          {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: drawn, size: 32}\n", "source: made"},
+		"a derived pair":                    {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: derived}\n", "can't be derived"},
+		"a made secret":                     {entries + "  - {name: x, kind: opaque, source: made}\n", "is for keys"},
+		"a secret in the pool without size": {entries + "  - {name: x, kind: drm, source: pool}\n", "size is 0"},
+		"a long secret in the pool":         {entries + "  - {name: x, kind: drm, source: pool, size: 4097}\n", "size is 4097"},
+		"a long imported secret":            {entries + "  - {name: x, kind: drm, source: imported, size: 4097}\n", "size is 4097"},
+		"three digits in advance":           {entries + "  - {name: x, kind: sim-lock, source: pool, digits: true, size: 3}\n", "4 to 64"},
+		"three digits from outside":         {entries + "  - {name: x, kind: sim-lock, source: imported, digits: true, size: 3}\n", "4 to 64"},
+		"a clear value in the pool":         {entries + "  - {name: x, kind: opaque, source: pool, size: 4, clear: true}\n", "remove clear"},
+		"a clear value from outside":        {entries + "  - {name: x, kind: opaque, source: imported, clear: true}\n", "remove clear"},
+		"a certified secret":                {entries + "  - {name: x, kind: drm, source: pool, size: 4, certificate: true}\n", "only a key pair"},
+		"a pair without algorithm":          {entries + "  - {name: x, kind: key-pair, source: pool, size: 4}\n", "has algorithm es256 or ecdh-p256"},
+		"digits of a key":                   {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: pool, digits: true}\n", "remove size"},
+		"secrets from outside too heavy":    {entries + strings.ReplaceAll(heavy(16), "source: drawn", "source: imported"), "give sizes"},
+		"a made key's size":                 {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: made, size: 32}\n", "remove size"},
+		"a clear pair":                      {entries + "  - {name: x, kind: key-pair, algorithm: es256, source: pool, clear: true}\n", "remove size"},
+		"certified symmetric key":           {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: made, certificate: true}\n", "only a key pair"},
+		"publication":                       {strings.Replace(entries, "entries:", "publish: web\nentries:", 1), "sealed, certificates or directory"},
+		"nothing to publish":                {strings.Replace(entries, "entries:", "publish: directory\nentries:", 1), "no entry has a certificate"},
+		"nothing to name":                   {strings.Replace(entries, "entries:", "identity_in_certificates: true\nentries:", 1), "no entry has a certificate"},
+		"nine certificates":                 {entries + pairs(9), "room for 8"},
 		"a made key proves": {head + "entries:\n  - {name: x, kind: communication, algorithm: hmac-sha-256, source: made}\n" + channel,
 			"put one of kind communication"},
 		"a clear derived key": {entries + "  - {name: x, kind: drm, algorithm: aes-256-gcm, source: derived, clear: true}\n", "secret"},
@@ -256,6 +267,7 @@ func heavy(n int) string {
 func FuzzParse(f *testing.F) {
 	f.Add(profile.Phone)
 	f.Add(profile.Pairs)
+	f.Add([]byte(head + "entries:\n" + channel + "  - {name: a, kind: sim-lock, source: pool, digits: true, size: 8}\n  - {name: b, kind: drm, source: imported, size: 24}\n"))
 	tv, err := os.ReadFile("testdata/tv.yaml")
 	if err != nil {
 		f.Fatal(err)
@@ -294,4 +306,57 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestSecretsThatWait: a secret that is no key may wait in the pool, and what comes for it is held against the profile.
+func TestSecretsThatWait(t *testing.T) {
+	t.Parallel()
+	p, err := profile.Parse([]byte(head+"entries:\n"+channel+
+		"  - {name: code, kind: sim-lock, source: pool, digits: true, size: 8}\n"+
+		"  - {name: seed, kind: opaque, source: pool, size: 4096}\n"+
+		"  - {name: licence, kind: drm, source: imported}\n"+
+		"  - {name: pin, kind: sim-lock, source: imported, digits: true}\n"+
+		"  - {name: key, kind: drm, algorithm: aes-256-gcm, source: pool}\n"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(p.InPool(), " "); got != "code seed licence pin key" {
+		t.Errorf("in the pool: %q", got)
+	}
+	entries := map[string]profile.Entry{}
+	for _, e := range p.Entries {
+		entries[e.Name] = e
+		if e.WaitingKey() != (e.Name == "key") || e.WaitingSecret() != (e.Name != "key" && e.Name != "channel") {
+			t.Errorf("%s: key %t, secret %t", e.Name, e.WaitingKey(), e.WaitingSecret())
+		}
+	}
+	key, err := keypackage.WaitingKey{Algorithm: keypackage.AES256GCM, Wrapped: make([]byte, 40)}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		entry string
+		value []byte
+		want  string // "": it is taken
+	}{
+		{"code", []byte("01234567"), ""},
+		{"code", []byte("0123456"), "7 bytes, the profile says 8"},
+		{"code", []byte("0123456a"), "decimal digits"},
+		{"seed", make([]byte, 4096), ""},
+		{"seed", make([]byte, 4095), "4095 bytes"},
+		{"licence", []byte{0}, ""},
+		{"licence", make([]byte, 4096), ""},
+		{"licence", nil, "0 bytes"},
+		{"licence", make([]byte, 4097), "4097 bytes"},
+		{"licence", key, "a key that waits"},
+		{"pin", []byte("1234"), ""},
+		{"pin", []byte("123"), "decimal digits"},
+		{"pin", []byte(strings.Repeat("1", 65)), "decimal digits"},
+		{"pin", []byte("12 4"), "decimal digits"},
+	} {
+		err := entries[c.entry].CheckSecret(c.value)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s, %d bytes: %v, %q is expected", c.entry, len(c.value), err, c.want)
+		}
+	}
 }

@@ -1,0 +1,102 @@
+package transport
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/devicekeys/devicekeys/hsm"
+	"github.com/devicekeys/devicekeys/identity"
+	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/statement"
+)
+
+// MaxSecretBlob bounds a secret that was sent, in bytes.
+const MaxSecretBlob = keypackage.MaxTransportSecret
+
+// SealSoftware encrypts a secret that is no key, and lies in this process's memory, to a
+// transport key: 1 to keypackage.MaxSecret bytes. The caller clears it.
+func SealSoftware(realm identity.Realm, to statement.PublicKey, label string, secret []byte) ([]byte, error) {
+	fail := func(err error) ([]byte, error) {
+		return nil, fmt.Errorf("seal for transport: %w", err)
+	}
+	if err := keypackage.CheckTransportLabel(label); err != nil {
+		return fail(err)
+	}
+	if len(secret) == 0 || len(secret) > keypackage.MaxSecret {
+		return fail(fmt.Errorf("a secret of %d bytes: 1 to %d are allowed", len(secret), keypackage.MaxSecret))
+	}
+	point, err := ecdh.P256().NewPublicKey(to.Point())
+	if err != nil {
+		return fail(err)
+	}
+	own, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return fail(err)
+	}
+	agreed, err := own.ECDH(point)
+	if err != nil {
+		return fail(err)
+	}
+	defer clear(agreed)
+	e := own.PublicKey().Bytes()
+	about := keypackage.TransportSecretContext(realm, to.Point(), e, label)
+	key, err := kdf1(agreed, about)
+	if err != nil {
+		return fail(err)
+	}
+	defer clear(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return fail(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		return fail(err)
+	}
+	sealed := keypackage.Sealed{}
+	rand.Read(sealed.Nonce[:]) // never fails; the key is used this once
+	sealed.Ciphertext = gcm.Seal(nil, sealed.Nonce[:], secret, keypackage.SealedAAD(about))
+	return keypackage.TransportSecret{Realm: realm, Recipient: sha256.Sum256(to.Point()), Point: e, Label: label, Sealed: sealed}.Encode(), nil
+}
+
+// Open decrypts, in the token, a secret that was sent to own, a token's transport key, under
+// label. The secret is in this process's memory then: the caller clears it. ErrOther: it was
+// sent to another key, for another realm or under another label; hsm.ErrData: it was changed.
+// What is agreed and derived are session objects, and gone when Open returns.
+func Open(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Realm, label string, blob []byte) (secret []byte, err error) {
+	s, err := keypackage.ParseTransportSecret(blob)
+	if err != nil {
+		return nil, err
+	}
+	if s.Realm != realm || s.Recipient != sha256.Sum256(own.Public()) || s.Label != label {
+		return nil, fmt.Errorf("open what was sent as %q in realm %s: %w", s.Label, s.Realm, ErrOther)
+	}
+	var made []*hsm.Key
+	defer func() {
+		if err = errors.Join(err, destroy(ctx, made...)); err != nil {
+			clear(secret)
+			secret = nil
+		}
+	}()
+	agreed, err := tok.Agree(ctx, own, s.Point, hsm.Spec{Kind: hsm.AgreedKey})
+	if err != nil {
+		return nil, fmt.Errorf("open what was sent: %w", err)
+	}
+	made = append(made, agreed)
+	about := keypackage.TransportSecretContext(realm, own.Public(), s.Point, label)
+	key, err := tok.Derive(ctx, agreed, hsm.KDF1, about, hsm.Spec{Kind: hsm.TransferOpenKey})
+	if err != nil {
+		return nil, fmt.Errorf("open what was sent: %w", err)
+	}
+	made = append(made, key)
+	if secret, err = key.Open(ctx, s.Sealed.Nonce[:], keypackage.SealedAAD(about), s.Sealed.Ciphertext); err != nil {
+		return nil, fmt.Errorf("open what was sent: %w", err)
+	}
+	return secret, nil
+}
