@@ -3,7 +3,9 @@ package database
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"sync"
+	"time"
 )
 
 // Statements prepares each query of a store once; unprepared, lib/pq takes about half the rate. It is safe for
@@ -40,6 +42,35 @@ func (s *Statements) Row(ctx context.Context, query string, args []any, into ...
 		return err
 	}
 	return repeat(ctx, "statement", func() error { return st.QueryRowContext(ctx, args...).Scan(into...) })
+}
+
+// Each runs a query and calls row with every row's scan, until one of them gives an error, which is returned. It doesn't
+// repeat: rows that were read before an error may have had their effect.
+func (s *Statements) Each(ctx context.Context, row func(scan func(into ...any) error) error, query string, args ...any) error {
+	st, err := s.Prepare(ctx, query)
+	if err != nil {
+		return err
+	}
+	rows, err := st.QueryContext(ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() // its error is that of rows.Err
+	for rows.Next() {
+		if err := row(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// Now gives the time by the database's clock.
+func (s *Statements) Now(ctx context.Context) (time.Time, error) {
+	var now time.Time
+	if err := s.Row(ctx, `select clock_timestamp()`, nil, &now); err != nil {
+		return time.Time{}, fmt.Errorf("read the database's clock: %w", err)
+	}
+	return now, nil
 }
 
 // Exec runs a statement and reports how many rows it changed. It repeats as Row does.

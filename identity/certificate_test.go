@@ -2,16 +2,12 @@ package identity_test
 
 import (
 	"bytes"
-	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
-	"encoding/asn1"
 	"encoding/hex"
 	"encoding/json"
 	"flag"
-	"math/big"
 	"os"
 	"testing"
 
@@ -23,38 +19,19 @@ import (
 
 var update = flag.Bool("update", false, "write the golden vectors anew instead of comparing them")
 
-// goldenSigner holds the key of RFC 6979 A.2.5 and signs as that RFC says, so
-// that golden vectors do not change from run to run.
-type goldenSigner struct{ key *ecdsa.PrivateKey }
-
-func newGoldenSigner(t testing.TB) goldenSigner {
+// newGoldenSigner gives the key of RFC 6979 §A.2.5, which signs as that says, so that vectors do not move.
+func newGoldenSigner(t testing.TB) statement.SoftwareKey {
 	t.Helper()
 	d, _ := hex.DecodeString("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721")
 	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return goldenSigner{k}
-}
-
-func (s goldenSigner) Public() statement.PublicKey {
-	k, err := statement.FromECDSA(&s.key.PublicKey)
+	key, err := statement.NewSoftwareKey(k)
 	if err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
-	return k
-}
-
-func (s goldenSigner) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	der, err := s.key.Sign(nil, digest, crypto.SHA256)
-	if err != nil {
-		return nil, err
-	}
-	var sig struct{ R, S *big.Int }
-	if _, err := asn1.Unmarshal(der, &sig); err != nil {
-		return nil, err
-	}
-	return append(sig.R.FillBytes(make([]byte, 32)), sig.S.FillBytes(make([]byte, 32))...), nil
+	return key.Deterministic()
 }
 
 func goldenClaims(t testing.TB) identity.Claims {

@@ -39,7 +39,7 @@ type spp struct {
 	grpc    string
 	address string
 	rom     statement.PublicKey
-	maker   *registrytest.Signer
+	maker   registrytest.Signer
 }
 
 // startTime bounds the start of the SPP: it opens a token and two databases.

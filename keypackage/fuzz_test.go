@@ -2,13 +2,9 @@ package keypackage_test
 
 import (
 	"bytes"
-	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"encoding/asn1"
 	"errors"
-	"math/big"
 	"strings"
 	"testing"
 
@@ -18,34 +14,19 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// fixedSigner has one key and signs as RFC 6979 says: the fuzzer's processes
+// newFixedSigner gives one key that signs as RFC 6979 says: the fuzzer's processes
 // each make their own, and what one signs the other must take.
-type fixedSigner struct{ key *ecdsa.PrivateKey }
-
-func newFixedSigner(t testing.TB) fixedSigner {
+func newFixedSigner(t testing.TB) statement.SoftwareKey {
 	t.Helper()
 	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), sequence(1, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fixedSigner{k}
-}
-
-func (s fixedSigner) Public() statement.PublicKey {
-	k, _ := statement.FromECDSA(&s.key.PublicKey)
-	return k
-}
-
-func (s fixedSigner) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	der, err := s.key.Sign(nil, digest, crypto.SHA256)
+	key, err := statement.NewSoftwareKey(k)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	var sig struct{ R, S *big.Int }
-	if _, err := asn1.Unmarshal(der, &sig); err != nil {
-		return nil, err
-	}
-	return append(sig.R.FillBytes(make([]byte, 32)), sig.S.FillBytes(make([]byte, 32))...), nil
+	return key.Deterministic()
 }
 
 // near adds an artefact and some that miss by a little.

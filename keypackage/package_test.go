@@ -2,10 +2,6 @@ package keypackage_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -185,28 +181,12 @@ func TestMessagesNeverCoincide(t *testing.T) {
 	})
 }
 
-type listSigner struct{ key *ecdsa.PrivateKey }
-
-func (s listSigner) Public() statement.PublicKey {
-	k, _ := statement.FromECDSA(&s.key.PublicKey)
-	return k
-}
-
-func (s listSigner) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	r, v, err := ecdsa.Sign(rand.Reader, s.key, digest)
-	if err != nil {
-		return nil, err
-	}
-	return append(r.FillBytes(make([]byte, 32)), v.FillBytes(make([]byte, 32))...), nil
-}
-
 func TestDeliveryList(t *testing.T) {
 	t.Parallel()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	s, err := statement.GenerateSoftwareKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := listSigner{key}
 	l := keypackage.DeliveryList{Realm: identity.Development, Maker: "Chipworks", Lot: "2026-47"}
 	for i := range 3 {
 		_, p := point(t, sequence(byte(0x10*i+1), 32))
@@ -232,11 +212,11 @@ func TestDeliveryList(t *testing.T) {
 // TestKeyFile: a sender's word is about one file, one product line and one realm, and nobody else's.
 func TestKeyFile(t *testing.T) {
 	t.Parallel()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	s, err := statement.GenerateSoftwareKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, other := listSigner{key}, newFixedSigner(t)
+	other := newFixedSigner(t)
 	k := keypackage.KeyFile{Realm: identity.Development, Line: "meter", Hash: [32]byte{7}}
 	raw, err := keypackage.SignKeyFile(t.Context(), s, k)
 	if err != nil {

@@ -125,7 +125,7 @@ type line struct {
 	roots     *devicecert.Roots
 	front     *front // stands before the sequencer
 	profiles  []profile.Profile
-	maker     *registrytest.Signer // the chip maker's key
+	maker     registrytest.Signer // the chip maker's key
 	submitter sequencer.Client
 	planted   map[string]bool // invariants that the test itself broke
 	spp       *spp

@@ -12,16 +12,17 @@ import (
 	"github.com/devicekeys/devicekeys/bench"
 	"github.com/devicekeys/devicekeys/cmd/internal/plant"
 	"github.com/devicekeys/devicekeys/softhsm"
+	"github.com/devicekeys/devicekeys/statement"
 )
 
 // factory is a plant whose stations are in this process.
 type factory struct {
 	*plant.Plant
 	env   *bench.Env
-	maker *chipMaker
-	shim  *softhsm.Shim // before the SPPs' tokens; nil: none
-	lists int           // delivery lists imported
-	crews int           // station certificates made
+	maker statement.SoftwareKey // signs delivery lists of software chips
+	shim  *softhsm.Shim         // before the SPPs' tokens; nil: none
+	lists int                   // delivery lists imported
+	crews int                   // station certificates made
 }
 
 // order says what factory to build.
@@ -60,7 +61,7 @@ func build(ctx context.Context, e *bench.Env, o order) (_ *factory, err error) {
 			c.Modules = append(c.Modules, plant.Module{Path: f.shim.Module(), Env: f.shim.Env()})
 		}
 	}
-	if f.maker, err = newChipMaker(); err != nil {
+	if f.maker, err = statement.GenerateSoftwareKey(); err != nil {
 		return nil, err
 	}
 	if f.Plant, err = plant.New(ctx, c); err != nil {
@@ -105,7 +106,7 @@ func (f *factory) configure(o order) error {
 		if err := os.MkdirAll(filepath.Dir(public), 0o700); err != nil {
 			return err
 		}
-		if err := os.WriteFile(public, f.maker.public.PEM(), 0o600); err != nil {
+		if err := os.WriteFile(public, f.maker.Public().PEM(), 0o600); err != nil {
 			return err
 		}
 	}

@@ -29,34 +29,8 @@ import (
 	"github.com/devicekeys/devicekeys/device/flash"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
-	"github.com/devicekeys/devicekeys/statement"
 	"github.com/devicekeys/devicekeys/station"
 )
-
-// chipMaker signs delivery lists of software chips.
-type chipMaker struct {
-	key    *ecdsa.PrivateKey
-	public statement.PublicKey
-}
-
-func newChipMaker() (*chipMaker, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	public, err := statement.FromECDSA(&key.PublicKey)
-	return &chipMaker{key, public}, err
-}
-
-func (m *chipMaker) Public() statement.PublicKey { return m.public }
-
-func (m *chipMaker) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	r, s, err := ecdsa.Sign(rand.Reader, m.key, digest)
-	if err != nil {
-		return nil, err
-	}
-	return append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...), nil
-}
 
 // unit is a device in a fixture: a software chip and its flash, both in this process's memory.
 type unit struct {

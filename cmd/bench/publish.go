@@ -123,7 +123,7 @@ func (d *depot) boundTable(ctx context.Context) error {
 type publishers struct {
 	*depot
 	tls  *tls.Config
-	key  softwareKey
+	key  statement.SoftwareKey
 	next int // number of the next record
 
 	spent spending
@@ -164,10 +164,10 @@ func (p *publishers) open(ctx context.Context) error {
 		return errors.New("read the station CA: there is no certificate in its file")
 	}
 	p.tls = &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: []tls.Certificate{{Certificate: [][]byte{block.Bytes}, PrivateKey: key}}}
-	if p.key, err = newSoftwareKey(); err != nil {
+	if p.key, err = statement.GenerateSoftwareKey(); err != nil {
 		return err
 	}
-	if err := os.WriteFile(keyFile, p.key.public.PEM(), 0o600); err != nil {
+	if err := os.WriteFile(keyFile, p.key.Public().PEM(), 0o600); err != nil {
 		return err
 	}
 	config, err := os.ReadFile(p.Etc("sequencer.yaml"))
@@ -277,31 +277,4 @@ func (p *publishers) batches(ctx context.Context) (batches, entries float64, err
 	}
 	entries, err = p.Metric(ctx, "sequencer", name+"_sum")
 	return batches, entries, err
-}
-
-// softwareKey signs in memory.
-type softwareKey struct {
-	private *ecdsa.PrivateKey
-	public  statement.PublicKey
-}
-
-func newSoftwareKey() (softwareKey, error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return softwareKey{}, err
-	}
-	public, err := statement.FromECDSA(&private.PublicKey)
-	return softwareKey{private, public}, err
-}
-
-// Public gives the public half.
-func (k softwareKey) Public() statement.PublicKey { return k.public }
-
-// SignDigest signs a SHA-256 digest.
-func (k softwareKey) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	r, s, err := ecdsa.Sign(rand.Reader, k.private, digest)
-	if err != nil {
-		return nil, err
-	}
-	return append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...), nil
 }

@@ -82,15 +82,11 @@ func (c *certifyCmd) Run(ctx context.Context, io console.IO) (err error) {
 		}
 		return c.Print(io.Out, certified(c.Out, kept, false))
 	}
-	db, err := config.openRecords(ctx)
+	l, err := openLicence(ctx, config, io.Log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	l, err := newLicence(db, config, io.Log)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, l.close()) }()
 	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, true)
 	if err != nil {
 		return err

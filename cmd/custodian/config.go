@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"database/sql"
 	"fmt"
 	"os/user"
 
@@ -12,7 +10,6 @@ import (
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/identity"
-	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
 // Config is the custodian's configuration.
@@ -63,11 +60,4 @@ func (c Config) actor() (string, error) {
 		return "", console.Hint(fmt.Errorf("find out who acts: %w", err), "write actor into the configuration")
 	}
 	return u.Username, nil
-}
-
-// openRecords connects to the audit log's database and makes sure that it has its tables: no entry, no act.
-func (c Config) openRecords(ctx context.Context) (*sql.DB, error) {
-	const next = "nothing was done: an entry in the audit log comes before every act. Check records in the configuration, and that the database runs and is migrated"
-	db, err := c.Records.OpenAt(ctx, 2, records.Migrations, next)
-	return db, console.Hint(err, next)
 }

@@ -32,14 +32,14 @@ func (*deviceCACmd) Examples() string {
 
 // deviceCAResult is what device-ca says it did; its field names are part of the interface.
 type deviceCAResult struct {
-	Token       string   `json:"token"`
-	Version     uint32   `json:"version"`
-	Key         string   `json:"key"`         // its label
-	PublicKey   string   `json:"public_key"`  // key id
-	Certificate string   `json:"certificate"` // file
-	Roots       string   `json:"roots"`       // file: this version's certificate and those before
-	Entries     int      `json:"entries"`     // appended to the audit log
-	Files       []string `json:"files"`       // made by this run
+	Token       string    `json:"token"`
+	Version     uint32    `json:"version"`
+	Key         string    `json:"key"`         // its label
+	PublicKey   string    `json:"public_key"`  // key id
+	Certificate string    `json:"certificate"` // file
+	Roots       string    `json:"roots"`       // file: this version's certificate and those before
+	Entries     int       `json:"entries"`     // appended to the audit log
+	Files       madeFiles `json:"files"`       // made by this run
 }
 
 func (r deviceCAResult) String() string {
@@ -65,29 +65,22 @@ func (c *deviceCACmd) Run(ctx context.Context, io console.IO) (err error) {
 	case c.Version < 2 || c.Version > maker.MaxDeviceCA:
 		return console.Usagef("version %d: 2 to %d are allowed; custodian setup makes version 1", c.Version, maker.MaxDeviceCA)
 	}
-	unlock, err := exclusive(c.Config.String())
+	unlock, err := exclusive(c.Config.String(), config.Public.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := removeStray(config.Public.String()); err != nil {
-		return err
-	}
-	db, err := config.openRecords(ctx)
+	l, err := openLicence(ctx, config, io.Log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	l, err := newLicence(db, config, io.Log)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, l.close()) }()
 	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, true)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, module.Close()) }()
-	result := deviceCAResult{Token: tok.Info().Label, Version: c.Version, Files: []string{}}
+	result := deviceCAResult{Token: tok.Info().Label, Version: c.Version, Files: madeFiles{}}
 	if err := result.make(ctx, tok, config, l); err != nil {
 		return err
 	}
@@ -110,7 +103,7 @@ func (r *deviceCAResult) make(ctx context.Context, tok *hsm.Token, config Config
 		return err
 	}
 	r.Key, r.Certificate = a.label, a.path(config)
-	r.note(made, r.Certificate)
+	r.Files.note(made, r.Certificate)
 	cert, err := readFile(r.Certificate)
 	if err != nil {
 		return err
@@ -119,7 +112,7 @@ func (r *deviceCAResult) make(ctx context.Context, tok *hsm.Token, config Config
 	if made, err = publish(r.Roots, append(before, cert...)); err != nil {
 		return err
 	}
-	r.note(made, r.Roots)
+	r.Files.note(made, r.Roots)
 	keys, err := maker.Open(ctx, tok, config.Realm)
 	if err != nil {
 		return err
@@ -165,10 +158,4 @@ func earlierCAs(tok *hsm.Token, config Config, version uint32) (text []byte, err
 		text = append(text, certificatePEM(cert.Raw)...)
 	}
 	return text, nil
-}
-
-func (r *deviceCAResult) note(made bool, path string) {
-	if made {
-		r.Files = append(r.Files, path)
-	}
 }

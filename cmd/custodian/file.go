@@ -20,8 +20,8 @@ const maxFile = 64 << 10
 const publicMode = 0o644
 
 // exclusive locks a file that exists until the process ends or unlock is called: two set-ups at once would each make
-// what the other is making. It doesn't wait.
-func exclusive(path string) (unlock func(), err error) {
+// what the other is making. It doesn't wait. Then it clears the folder of public files of what a killed one left.
+func exclusive(path, public string) (unlock func(), err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -29,7 +29,22 @@ func exclusive(path string) (unlock func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(console.Hint(fmt.Errorf("another set-up with %q is running: %w", path, err), "wait until it is done"), f.Close())
 	}
-	return func() { f.Close() }, nil // closing a file that was only read loses nothing, and unlocks it
+	unlock = func() { f.Close() } // closing a file that was only read loses nothing, and unlocks it
+	if err := removeStray(public); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// madeFiles are the files that a run made, for its result.
+type madeFiles []string
+
+// note adds a file if the run made it.
+func (f *madeFiles) note(made bool, path string) {
+	if made {
+		*f = append(*f, path)
+	}
 }
 
 // createFile makes a file with all of its content or not at all, and fails with fs.ErrExist where one is. A crash

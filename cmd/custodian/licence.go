@@ -11,20 +11,33 @@ import (
 	"github.com/devicekeys/devicekeys/audit"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/hsm/maker"
+	"github.com/devicekeys/devicekeys/provisioning/records"
 )
 
-// licence writes the entries that allow the custodian's acts. Each is committed when its method returns.
+// licence writes the entries that allow the custodian's acts. Each is committed when its method returns. close ends it.
 type licence struct {
+	db      *sql.DB
 	log     *audit.Log
 	actor   string
 	out     *slog.Logger
 	entries int // appended by this run
 }
 
-func newLicence(db *sql.DB, c Config, out *slog.Logger) (*licence, error) {
+// openLicence connects to the audit log's database and makes sure that it has its tables: no entry, no act.
+func openLicence(ctx context.Context, c Config, out *slog.Logger) (*licence, error) {
+	const next = "nothing was done: an entry in the audit log comes before every act. Check records in the configuration, and that the database runs and is migrated"
 	actor, err := c.actor()
-	return &licence{log: audit.New(db, c.Realm), actor: actor, out: out}, err
+	if err != nil {
+		return nil, err
+	}
+	db, err := c.Records.OpenAt(ctx, 2, records.Migrations, next)
+	if err != nil {
+		return nil, console.Hint(err, next)
+	}
+	return &licence{db: db, log: audit.New(db, c.Realm), actor: actor, out: out}, nil
 }
+
+func (l *licence) close() error { return l.db.Close() }
 
 func (l *licence) append(ctx context.Context, e audit.Event) error {
 	if err := l.log.Append(ctx, e); err != nil {

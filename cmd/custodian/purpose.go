@@ -80,24 +80,17 @@ func (c *purposeExportCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if _, err := os.Lstat(c.Out.String()); !errors.Is(err, fs.ErrNotExist) {
 		return console.Hint(errors.Join(fmt.Errorf("write %q: something is there", c.Out), err), "move it away, or name another file; nothing is overwritten")
 	}
-	db, err := config.openRecords(ctx)
+	l, err := openLicence(ctx, config, io.Log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	l, err := newLicence(db, config, io.Log)
+	defer func() { err = errors.Join(err, l.close()) }()
+	ring, err := openKeyRing(ctx, config)
 	if err != nil {
 		return err
 	}
-	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, false)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, module.Close()) }()
-	keys, err := maker.Open(ctx, tok, config.Realm)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, ring.close()) }()
+	tok, keys := ring.tok, ring.keys
 	act := maker.Act{
 		Key:  fmt.Sprintf("%smaster-%d", config.Realm.Prefix(), c.Master),
 		What: fmt.Sprintf("export purpose key %s to transport key %s", maker.PurposeLabel(config.Realm, c.Purpose, c.Master), to.ID()),

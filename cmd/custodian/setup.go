@@ -21,14 +21,14 @@ type setupCmd struct {
 
 // setupResult is what setup says it did; its field names are part of the interface.
 type setupResult struct {
-	Realm     string   `json:"realm"`
-	Token     string   `json:"token"`
-	Serial    string   `json:"serial"`
-	MadeToken bool     `json:"made_token"`
-	Keys      int      `json:"keys"`    // in the token
-	Entries   int      `json:"entries"` // appended to the audit log
-	ROMKey    string   `json:"rom_key"` // key id
-	Files     []string `json:"files"`   // made by this run
+	Realm     string    `json:"realm"`
+	Token     string    `json:"token"`
+	Serial    string    `json:"serial"`
+	MadeToken bool      `json:"made_token"`
+	Keys      int       `json:"keys"`    // in the token
+	Entries   int       `json:"entries"` // appended to the audit log
+	ROMKey    string    `json:"rom_key"` // key id
+	Files     madeFiles `json:"files"`   // made by this run
 }
 
 func (r setupResult) String() string {
@@ -57,24 +57,17 @@ func (c *setupCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if config.Realm != identity.Development {
 		return console.Usagef("realm is %s: setup makes development keys, without backup; production keys are born in a ceremony", config.Realm)
 	}
-	unlock, err := exclusive(c.Config.String())
+	unlock, err := exclusive(c.Config.String(), config.Public.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := removeStray(config.Public.String()); err != nil {
-		return err
-	}
-	db, err := config.openRecords(ctx)
+	l, err := openLicence(ctx, config, io.Log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	l, err := newLicence(db, config, io.Log)
-	if err != nil {
-		return err
-	}
-	result := setupResult{Realm: config.Realm.String(), Files: []string{}}
+	defer func() { err = errors.Join(err, l.close()) }()
+	result := setupResult{Realm: config.Realm.String(), Files: madeFiles{}}
 	result.MadeToken, err = ensureToken(ctx, config.Realm, config.Token, config.SOPINFile.String(), func() error {
 		return l.ceremony(ctx, maker.Act{Key: config.Token.Token, What: "initialise token"})
 	})
@@ -125,7 +118,7 @@ func (r *setupResult) make(ctx context.Context, tok *hsm.Token, config Config, l
 		if err != nil {
 			return err
 		}
-		r.note(made, path)
+		r.Files.note(made, path)
 	}
 	station, device := authorities(config)
 	for _, a := range []authority{station, device} {
@@ -133,7 +126,7 @@ func (r *setupResult) make(ctx context.Context, tok *hsm.Token, config Config, l
 		if err != nil {
 			return err
 		}
-		r.note(made, a.path(config))
+		r.Files.note(made, a.path(config))
 	}
 	r.Entries = l.entries
 	if l.entries == 0 {
@@ -142,10 +135,4 @@ func (r *setupResult) make(ctx context.Context, tok *hsm.Token, config Config, l
 	// The ceremony ends with a signed head, so that nobody can take an entry of it back unseen.
 	_, err = l.log.SignHead(ctx, keys.SignAuditHead)
 	return err
-}
-
-func (r *setupResult) note(made bool, path string) {
-	if made {
-		r.Files = append(r.Files, path)
-	}
 }

@@ -40,15 +40,12 @@ func (c *showCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err := console.LoadConfig(c.Config.String(), &config); err != nil {
 		return err
 	}
-	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, false)
+	ring, err := openKeyRing(ctx, config)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, module.Close()) }()
-	keys, err := maker.Open(ctx, tok, config.Realm)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, ring.close()) }()
+	tok, keys := ring.tok, ring.keys
 	result := inventory{Token: tok.Info().Label, Serial: tok.Info().Serial}
 	if result.Keys, err = keys.Inventory(ctx); err != nil {
 		return err

@@ -47,7 +47,7 @@ type tokenResult struct {
 	Serial    string       `json:"serial"`
 	MadeToken bool         `json:"made_token"`
 	Keys      []maker.Item `json:"keys"`
-	Files     []string     `json:"files"` // made by this run
+	Files     madeFiles    `json:"files"` // made by this run
 }
 
 func (r tokenResult) String() string {
@@ -81,7 +81,7 @@ func (c *tokenCmd) Run(ctx context.Context, io console.IO) (err error) {
 		c.SOPINFile = c.PINFile + "-so"
 	}
 	config := tokenconfig.Config{Module: c.Module, Token: c.Token, PINFile: c.PINFile, LockFile: c.LockFile, Sessions: 1}
-	result := tokenResult{Files: []string{}}
+	result := tokenResult{Files: madeFiles{}}
 	if c.For != "spp" { // whose token, with an entry in the audit log, is made by setup
 		if result.MadeToken, err = ensureToken(ctx, realm, config, c.SOPINFile.String(), func() error { return nil }); err != nil {
 			return err
@@ -138,9 +138,7 @@ func (c *tokenCmd) transport(ctx context.Context, tok *hsm.Token, realm identity
 	if err != nil {
 		return err
 	}
-	if made {
-		result.Files = append(result.Files, c.TransportKey.String())
-	}
+	result.Files.note(made, c.TransportKey.String())
 	return note(transport.Spec(realm))
 }
 
@@ -159,9 +157,7 @@ func (c *tokenCmd) checkpoint(ctx context.Context, tok *hsm.Token, realm identit
 	if err != nil {
 		return err
 	}
-	if made {
-		result.Files = append(result.Files, c.CheckpointKey.String())
-	}
+	result.Files.note(made, c.CheckpointKey.String())
 	return note(spec)
 }
 

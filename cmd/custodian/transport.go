@@ -6,8 +6,6 @@ import (
 	"fmt"
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
-	"github.com/devicekeys/devicekeys/cmd/internal/tokenconfig"
-	"github.com/devicekeys/devicekeys/hsm/maker"
 )
 
 type transportCmd struct {
@@ -44,15 +42,12 @@ func (c *transportShowCmd) Run(ctx context.Context, io console.IO) (err error) {
 	if err := console.LoadConfig(c.Config.String(), &config); err != nil {
 		return err
 	}
-	module, tok, err := tokenconfig.Open(ctx, config.Realm, config.Token, false)
+	ring, err := openKeyRing(ctx, config)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, module.Close()) }()
-	keys, err := maker.Open(ctx, tok, config.Realm)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, ring.close()) }()
+	tok, keys := ring.tok, ring.keys
 	public, err := keys.TransportKey()
 	if err != nil {
 		return err

@@ -3,9 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -115,7 +112,7 @@ func (d *demo) refuseBackups(ctx context.Context, b *bench, hands []*held) error
 // chip and identity: certificate and manifest of the production realm, signed
 // by a key made up here.
 func otherRealm(ctx context.Context, m keypackage.Manifest, b keypackage.Backup) (certificate, backup []byte, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := statement.GenerateSoftwareKey()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -131,27 +128,8 @@ func otherRealm(ctx context.Context, m keypackage.Manifest, b keypackage.Backup)
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := identity.SignCertificate(ctx, madeUp{key}, raw)
+	c, err := identity.SignCertificate(ctx, key, raw)
 	return c.Bytes(), backup, err
-}
-
-// madeUp signs with a key that no device knows.
-type madeUp struct{ key *ecdsa.PrivateKey }
-
-func (s madeUp) Public() statement.PublicKey {
-	k, err := statement.FromECDSA(&s.key.PublicKey)
-	if err != nil {
-		return statement.PublicKey{}
-	}
-	return k
-}
-
-func (s madeUp) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	r, v, err := ecdsa.Sign(rand.Reader, s.key, digest)
-	if err != nil {
-		return nil, err
-	}
-	return append(r.FillBytes(make([]byte, 32)), v.FillBytes(make([]byte, 32))...), nil
 }
 
 // changeURN puts another serial number into a certificate.
@@ -175,11 +153,11 @@ func (d *demo) refuseAfterLock(ctx context.Context, b *bench, hands []*held) err
 	if err != nil {
 		return err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := statement.GenerateSoftwareKey()
 	if err != nil {
 		return err
 	}
-	p := keypackage.DataPackage{Point: madeUp{key}.Public(), Certificate: h.certificate, Manifest: backup.Manifest, Wrapped: [][]byte{}}
+	p := keypackage.DataPackage{Point: key.Public(), Certificate: h.certificate, Manifest: backup.Manifest, Wrapped: [][]byte{}}
 	for _, i := range m.Wrapped() {
 		p.Wrapped = append(p.Wrapped, make([]byte, m.Entries[i].WrappedSize()))
 	}

@@ -2,9 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -18,40 +15,20 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// chipMaker signs delivery lists of software chips.
-type chipMaker struct {
-	key    *ecdsa.PrivateKey
-	public statement.PublicKey
-}
-
-func newChipMaker() (*chipMaker, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// makeChips makes devices with software chips of these names in a folder that has none, and
+// the delivery list of them, whose path it gives, signed by a new chip maker's key. public is
+// where its public half goes.
+func makeChips(ctx context.Context, b softwareBench, names []string, public string, progress func(int)) (list string, err error) {
+	maker, err := statement.GenerateSoftwareKey()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	public, err := statement.FromECDSA(&key.PublicKey)
-	return &chipMaker{key, public}, err
-}
-
-func (m *chipMaker) Public() statement.PublicKey { return m.public }
-
-func (m *chipMaker) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	r, s, err := ecdsa.Sign(rand.Reader, m.key, digest)
-	if err != nil {
-		return nil, err
-	}
-	return append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...), nil
-}
-
-// make makes devices with software chips of these names in a folder that has none, and
-// the delivery list of them, whose path it gives. public is where the maker's key goes.
-func (m *chipMaker) make(ctx context.Context, b softwareBench, names []string, public string, progress func(int)) (list string, err error) {
 	for _, dir := range []string{filepath.Join(b.dir, "software"), filepath.Dir(public)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return "", err
 		}
 	}
-	if err := os.WriteFile(public, m.public.PEM(), 0o600); err != nil {
+	if err := os.WriteFile(public, maker.Public().PEM(), 0o600); err != nil {
 		return "", err
 	}
 	d := keypackage.DeliveryList{Realm: identity.Development, Maker: "Development chips", Lot: filepath.Base(b.dir), Chips: make([]keypackage.DeliveredChip, len(names))}
@@ -74,7 +51,7 @@ func (m *chipMaker) make(ctx context.Context, b softwareBench, names []string, p
 	if err := group.Wait(); err != nil {
 		return "", err
 	}
-	raw, err := keypackage.SignDeliveryList(context.WithoutCancel(ctx), m, d)
+	raw, err := keypackage.SignDeliveryList(context.WithoutCancel(ctx), maker, d)
 	if err != nil {
 		return "", err
 	}

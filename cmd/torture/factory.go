@@ -98,11 +98,8 @@ func (f *factory) makeDevices(ctx context.Context) error {
 		var list string
 		var err error
 		if f.software {
-			var maker *chipMaker
-			if maker, err = newChipMaker(); err == nil {
-				f.devices[station] = plant.DeviceNames(n)
-				list, err = maker.make(ctx, softwareBench{f.Fixtures(station)}, f.devices[station], f.ChipMaker(station), bar.Add)
-			}
+			f.devices[station] = plant.DeviceNames(n)
+			list, err = makeChips(ctx, softwareBench{f.Fixtures(station)}, f.devices[station], f.ChipMaker(station), bar.Add)
 		} else {
 			list, f.devices[station], err = f.CreateDevices(ctx, station, n)
 			bar.Add(n)

@@ -1,16 +1,12 @@
 package rom_test
 
 import (
-	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
-	"encoding/asn1"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"math/big"
 	"os"
 	"testing"
 
@@ -18,40 +14,21 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// signer signs with a known key as RFC 6979 says, so that the same claims
-// give the same certificate.
-type signer struct{ key *ecdsa.PrivateKey }
-
 // goldenKey is the key of RFC 6979 A.2.5, whose certificates are in identity's golden vectors.
 const goldenKey = "c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721"
 
-func newSigner(t testing.TB, private string) signer {
+// newSigner gives a key that signs as RFC 6979 says.
+func newSigner(t testing.TB, private string) statement.SoftwareKey {
 	t.Helper()
 	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), unhex(t, private))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return signer{k}
-}
-
-func (s signer) Public() statement.PublicKey {
-	k, err := statement.FromECDSA(&s.key.PublicKey)
+	key, err := statement.NewSoftwareKey(k)
 	if err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
-	return k
-}
-
-func (s signer) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	der, err := s.key.Sign(nil, digest, crypto.SHA256)
-	if err != nil {
-		return nil, err
-	}
-	var sig struct{ R, S *big.Int }
-	if _, err := asn1.Unmarshal(der, &sig); err != nil {
-		return nil, err
-	}
-	return append(sig.R.FillBytes(make([]byte, 32)), sig.S.FillBytes(make([]byte, 32))...), nil
+	return key.Deterministic()
 }
 
 // self is what a ROM knows of itself.

@@ -247,21 +247,7 @@ func (s *Store) Stock(ctx context.Context) ([]Stock, error) {
 	return all, nil
 }
 
-// each runs a prepared query and calls row with every row's scan.
+// each runs a query and calls row with every row's scan.
 func (s *Store) each(ctx context.Context, row func(scan func(...any) error) error, query string, args ...any) error {
-	st, err := s.prepared.Prepare(ctx, query)
-	if err != nil {
-		return err
-	}
-	rows, err := st.QueryContext(ctx, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := row(rows.Scan); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
+	return s.prepared.Each(ctx, row, query, args...)
 }

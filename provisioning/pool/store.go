@@ -88,9 +88,9 @@ func New(db *sql.DB) *Store {
 
 // Now gives the time by the database's clock, by which reservations are dated.
 func (s *Store) Now(ctx context.Context) (time.Time, error) {
-	var now time.Time
-	if err := s.prepared.Row(ctx, `select clock_timestamp()`, nil, &now); err != nil {
-		return time.Time{}, fmt.Errorf("read the clock of database pool: %w", err)
+	now, err := s.prepared.Now(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("database pool: %w", err)
 	}
 	return now, nil
 }

@@ -31,7 +31,7 @@ func (s *Store) EachNotice(ctx context.Context, fn func(Notice) error) error {
 	var last Notice
 	for {
 		var page []Notice
-		err := s.each(ctx, func(scan func(...any) error) error {
+		err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 			var n Notice
 			var record []byte
 			if err := scan(&record, &n.Generation, &n.Type, &n.Entry, &n.Sequence, &n.SetAside, &n.Operator, &n.Reason, &n.At); err != nil {

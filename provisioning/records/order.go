@@ -163,7 +163,7 @@ func (s *Store) EachOrder(ctx context.Context, fn func(Ordered) error) error {
 
 func (s *Store) ordered(ctx context.Context, query string, args ...any) ([]Ordered, error) {
 	var all []Ordered
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var o Ordered
 		var record []byte
 		if err := scan(&o.ID, &o.Act, &record, &o.Generation, &o.Subject, &o.Reason, &o.Operator, &o.Entry, &o.At); err != nil {
@@ -174,25 +174,6 @@ func (s *Store) ordered(ctx context.Context, query string, args ...any) ([]Order
 		return nil
 	}, query, args...)
 	return all, err
-}
-
-// each runs a prepared query and calls row with every row's scan.
-func (s *Store) each(ctx context.Context, row func(scan func(...any) error) error, query string, args ...any) error {
-	st, err := s.prepared.Prepare(ctx, query)
-	if err != nil {
-		return err
-	}
-	rows, err := st.QueryContext(ctx, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := row(rows.Scan); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
 }
 
 // needReason refuses an act of the SPP's own without a reason.

@@ -42,7 +42,7 @@ select * from (
 		where sequence is null and set_aside is null and ` + noticeDue + ` order by changed limit $1)
 ) waiting order by changed, record_id, type limit $1`
 	var all []Pending
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var (
 			p      Pending
 			record []byte
@@ -174,7 +174,7 @@ select record_id, generation, 0::smallint as type, set_aside, changed from devic
 union all select record_id, generation, type, set_aside, changed from notice where sequence is null and set_aside is not null
 order by changed, record_id, type`
 	var all []Aside
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var a Aside
 		var record []byte
 		if err := scan(&record, &a.Generation, &a.Type, &a.Reason, &a.Since); err != nil {

@@ -138,7 +138,7 @@ func (s *Store) EachPlan(ctx context.Context, fn func(Plan) error) error {
 	last := int64(0)
 	for {
 		var page []Plan
-		err := s.each(ctx, func(scan func(...any) error) error {
+		err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 			p, id, err := scanPlan(scan)
 			page, last = append(page, p), id
 			return err

@@ -59,7 +59,7 @@ returning record_id`
 		masters, secrets, events = append(masters, int64(d.Master)), append(secrets, d.secrets), append(events, d.event)
 	}
 	made := make([]*struct{}, len(all))
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var record []byte
 		if err := scan(&record); err != nil {
 			return err

@@ -75,7 +75,7 @@ func (s *Store) Revoked(ctx context.Context, station string) (Revocation, error)
 // Revocations gives all revocations, by station, oldest first.
 func (s *Store) Revocations(ctx context.Context) ([]Revocation, error) {
 	var all []Revocation
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var r Revocation
 		if err := scan(&r.Station, &r.At, &r.Operator, &r.Reason); err != nil {
 			return err

@@ -34,7 +34,7 @@ func (s *Store) EachServiceKey(ctx context.Context, fn func(ServiceKeyRow) error
 	var last ServiceKeyRow
 	for {
 		var page []ServiceKeyRow
-		err := s.each(ctx, func(scan func(...any) error) error {
+		err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 			var k ServiceKeyRow
 			var record []byte
 			if err := scan(&record, &k.Generation, &k.Entry, &k.Blob); err != nil {

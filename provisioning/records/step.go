@@ -183,7 +183,7 @@ returning d.record_id`
 		ids[i], sequences[i], place[p.Record] = p.Record[:], p.Sequence, i
 	}
 	taken = make([]bool, len(all))
-	err = s.each(ctx, func(scan func(...any) error) error {
+	err = s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var record []byte
 		if err := scan(&record); err != nil {
 			return err

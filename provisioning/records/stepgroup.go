@@ -141,7 +141,7 @@ type revoked struct {
 func (s *Store) revokedTogether(ctx context.Context, stations []string) ([]*revoked, error) {
 	const query = `select distinct on (station) station, at, operator, reason from revocation where station = any((select $1::text[])::text[]) order by station, at desc`
 	found := map[string]Revocation{}
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var r Revocation
 		err := scan(&r.Station, &r.At, &r.Operator, &r.Reason)
 		found[r.Station] = r
@@ -195,7 +195,7 @@ func taken[R any](ctx context.Context, s *Store, c *arrays, query string) ([]*R,
 		return nil, errTwice
 	}
 	all := make([]*R, len(c.records))
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var id generationID
 		var record []byte
 		if err := scan(&record, &id.g); err != nil {

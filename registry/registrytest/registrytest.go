@@ -4,16 +4,12 @@
 package registrytest
 
 import (
-	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/asn1"
 	"encoding/binary"
 	"fmt"
-	"math/big"
 	"testing"
 
 	"github.com/devicekeys/devicekeys/identity"
@@ -21,49 +17,27 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// Signer is a software key. It signs deterministically (RFC 6979), so that
-// golden vectors don't move.
-type Signer struct {
-	private *ecdsa.PrivateKey
-	public  statement.PublicKey
-}
+// Signer is a software key.
+type Signer = statement.SoftwareKey
 
-// NewSigner gives the key of a name: the same name gives the same key.
-func NewSigner(t testing.TB, name string) *Signer {
+// NewSigner gives the key of a name: the same name gives the same key. It signs
+// deterministically, so that golden vectors don't move.
+func NewSigner(t testing.TB, name string) Signer {
 	t.Helper()
 	d := sha256.Sum256([]byte("registrytest key " + name))
 	private, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:])
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, err := statement.FromECDSA(&private.PublicKey)
+	key, err := statement.NewSoftwareKey(private)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Signer{private, public}
-}
-
-// Public gives the public key.
-func (s *Signer) Public() statement.PublicKey { return s.public }
-
-// SignDigest signs a SHA-256 digest.
-func (s *Signer) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	der, err := s.private.Sign(nil, digest, crypto.SHA256) // no randomness: RFC 6979
-	if err != nil {
-		return nil, err
-	}
-	var sig struct{ R, S *big.Int }
-	if _, err := asn1.Unmarshal(der, &sig); err != nil {
-		return nil, err
-	}
-	out := make([]byte, 64)
-	sig.R.FillBytes(out[:32])
-	sig.S.FillBytes(out[32:])
-	return out, nil
+	return key.Deterministic()
 }
 
 // ROM gives the identity-signing key of these tests.
-func ROM(t testing.TB) *Signer { return NewSigner(t, "identity-signing") }
+func ROM(t testing.TB) Signer { return NewSigner(t, "identity-signing") }
 
 // Chip gives the chip ID of a number.
 func Chip(t testing.TB, n int) identity.ChipID {

@@ -94,7 +94,7 @@ type rig struct {
 	stop     func() error // ends Run, gives its error; may be called twice
 }
 
-func submissionKey(t testing.TB) *registrytest.Signer {
+func submissionKey(t testing.TB) registrytest.Signer {
 	return registrytest.NewSigner(t, "submission")
 }
 

@@ -33,7 +33,7 @@ func TestOrder(t *testing.T) {
 			return e
 		}
 	}
-	end := func(g identity.Generation, kind registry.EntryType, signer *registrytest.Signer) func(testing.TB, int) registry.Entry {
+	end := func(g identity.Generation, kind registry.EntryType, signer registrytest.Signer) func(testing.TB, int) registry.Entry {
 		return func(t testing.TB, n int) registry.Entry { return registrytest.End(t, n, g, kind, signer) }
 	}
 	resealed := func(t testing.TB, n int) registry.Entry {

@@ -63,10 +63,10 @@ type Plant struct {
 	Pool     *pooltest.Pool
 	Records  *recordstest.Records
 	CA       *Authority
-	Maker    *registrytest.Signer // the chip maker's key
-	Modules  string               // folder of the product line's software modules
-	Registry *Gate                // before the sequencer: shut, the registry is away
-	SPP      *SPP                 // the first one
+	Maker    registrytest.Signer // the chip maker's key
+	Modules  string              // folder of the product line's software modules
+	Registry *Gate               // before the sequencer: shut, the registry is away
+	SPP      *SPP                // the first one
 
 	profile   profile.Profile
 	sequencer string // its URL

@@ -21,7 +21,7 @@ type SoftKeys struct {
 	Used    atomic.Int64 // device keys derived
 	Derived atomic.Int64 // device keys derived and not destroyed
 
-	rom, audit *registrytest.Signer
+	rom, audit registrytest.Signer
 }
 
 // NewSoftKeys makes the keys; each call makes the same ones.

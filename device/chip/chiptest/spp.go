@@ -21,43 +21,23 @@ import (
 	"github.com/devicekeys/devicekeys/statement"
 )
 
-// SPP is a manufacturer's secure processing point, in memory.
+// SPP is a manufacturer's secure processing point, in memory. It is the
+// identity-signing key too, as a statement.Signer.
 type SPP struct {
-	Realm   identity.Realm
-	signing *ecdsa.PrivateKey
+	Realm identity.Realm
+	statement.SoftwareKey
 }
 
 // NewSPP makes one with a fresh identity-signing key.
 func NewSPP(t testing.TB, realm identity.Realm) *SPP {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k, err := statement.GenerateSoftwareKey()
 	check(t, err)
-	return &SPP{Realm: realm, signing: k}
+	return &SPP{Realm: realm, SoftwareKey: k}
 }
 
 // ROMKey gives the key that goes into ROMs.
 func (s *SPP) ROMKey() statement.PublicKey { return s.Public() }
-
-// Public is ROMKey, for statement.Signer.
-func (s *SPP) Public() statement.PublicKey {
-	k, err := statement.FromECDSA(&s.signing.PublicKey)
-	if err != nil {
-		panic(err) // a key of P-256
-	}
-	return k
-}
-
-// SignDigest signs with the identity-signing key.
-func (s *SPP) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
-	r, v, err := ecdsa.Sign(rand.Reader, s.signing, digest)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 64)
-	r.FillBytes(out[:32])
-	v.FillBytes(out[32:])
-	return out, nil
-}
 
 // TestIMEI gives an identity of the range reserved for tests.
 func TestIMEI(t testing.TB, serial int) identity.IMEI {
