@@ -18,7 +18,7 @@ const (
 	getRecords = 20_000 // in the database; the first getCached of them are asked for again and again
 	getCached  = 1_000
 	getConns   = 32
-	getSeconds = 3 // of each measurement
+	getSeconds = 2 // of each measurement
 
 	media = registry.MediaCBOR
 )

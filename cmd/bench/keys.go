@@ -12,7 +12,7 @@ func init() {
 }
 
 // keysDevices are those of a round of each SPP.
-const keysDevices = 200
+const keysDevices = 150
 
 // spareKeys are made in one of two tokens that are otherwise the same.
 const spareKeys = 1000

@@ -19,7 +19,7 @@ import (
 const (
 	lookupRecords = 50_000 // among which is looked up: more than fits in the cluster's own buffers
 	lookupConns   = 8      // the registry program's
-	lookupSeconds = 3      // of each measurement
+	lookupSeconds = 2      // of each measurement
 )
 
 func init() {

@@ -14,7 +14,7 @@ func init() {
 }
 
 // pairsDevices are those of a round of each factory.
-const pairsDevices = 200
+const pairsDevices = 150
 
 // pairs compares two factories whose devices get the same: a derived key, a code, and two key pairs with certificates.
 // One has the pairs in its pool.

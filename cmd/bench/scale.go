@@ -14,7 +14,7 @@ func init() {
 
 // scaleDevices are those of a round, scaleHands how many are in work at once, with two SPPs shared between them.
 const (
-	scaleDevices = 320
+	scaleDevices = 240
 	scaleHands   = 32
 )
 
