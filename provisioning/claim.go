@@ -22,6 +22,9 @@ func (b *beginning) claim(ctx context.Context, keys *deviceKeys) error {
 		if drawn {
 			used++
 		}
+		if drawn && !e.WaitingKey() && isWaitingKey(secret) {
+			return profileChanged(b.profile) // the entry was a key's: its wrapped bytes are nobody's secret
+		}
 		switch {
 		case e.Source == profile.Derived && keys.named[e.Name] != nil:
 			vouch, err := keys.named[e.Name].MAC(ctx, keypackage.CheckMessage(m, entry.Key))
@@ -60,6 +63,12 @@ func (b *beginning) claim(ctx context.Context, keys *deviceKeys) error {
 	}
 	d.Claims, err = c.Encode()
 	return err
+}
+
+// isWaitingKey tells whether what is kept for an entry is a key that waits, and no secret.
+func isWaitingKey(kept keypackage.Secret) bool {
+	_, err := keypackage.ParseWaitingKey(kept.Value)
+	return err == nil
 }
 
 // sign makes the certificate over the claims. A certificate that a crash

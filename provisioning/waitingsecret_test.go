@@ -2,6 +2,7 @@ package provisioning_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -233,4 +234,35 @@ func TestWaitingSecretAfterProfileChange(t *testing.T) {
 			t.Errorf("%s: the records bound the identity: %v, %v", c.name, used, err)
 		}
 	}
+}
+
+// TestKeyTurnedSecret: a device that was reserved with a made key goes on under no profile that has a secret in its place.
+func TestKeyTurnedSecret(t *testing.T) {
+	t.Parallel()
+	with := func(entry string) string {
+		return strings.TrimRight(string(profile.Phone), "\n") + "\n  - " + entry + "\n"
+	}
+	const key = "{name: content, kind: drm, algorithm: aes-256-gcm, source: made}"
+	l := newLine(t, with(key))
+	l.stock(t, 0, 1)
+	keys := l.failing(t)
+	f := on(l.station(t), l.device(t, true))
+	calls := 0 // the code is drawn, the device reserved, and then no key is derived
+	keys.set(func(context.Context) error {
+		if calls++; calls == 1 {
+			return nil
+		}
+		return errHSM
+	})
+	refused(t, f.begin(t.Context()), connect.CodeUnavailable, provisioning.CodeHSM)
+	keys.set(nil)
+	for _, now := range []string{"{name: content, kind: drm, source: drawn, size: 32}", "{name: content, kind: opaque, clear: true, source: drawn, size: 32}"} {
+		p, err := profile.Parse([]byte(with(now)), "")
+		must(t, err)
+		changed := l.start(t, func(c *provisioning.Config) { c.Profiles = []profile.Profile{p} })
+		f.station = l.stationOf(t, changed)
+		refused(t, f.begin(t.Context()), connect.CodeFailedPrecondition, provisioning.CodeProfile)
+	}
+	f.station = l.station(t)
+	must(t, f.run(t.Context(), 0))
 }
