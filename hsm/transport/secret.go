@@ -77,24 +77,17 @@ func Open(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Real
 	if s.Realm != realm || s.Recipient != sha256.Sum256(own.Public()) || s.Label != label {
 		return nil, fmt.Errorf("open what was sent as %q in realm %s: %w", s.Label, s.Realm, ErrOther)
 	}
-	var made []*hsm.Key
+	about := keypackage.TransportSecretContext(realm, own.Public(), s.Point, label)
+	key, gone, err := agree(ctx, tok, own, s.Point, about, hsm.TransferOpenKey)
+	if err != nil {
+		return nil, fmt.Errorf("open what was sent: %w", err)
+	}
 	defer func() {
-		if err = errors.Join(err, destroy(ctx, made...)); err != nil {
+		if err = errors.Join(err, gone()); err != nil {
 			clear(secret)
 			secret = nil
 		}
 	}()
-	agreed, err := tok.Agree(ctx, own, s.Point, hsm.Spec{Kind: hsm.AgreedKey})
-	if err != nil {
-		return nil, fmt.Errorf("open what was sent: %w", err)
-	}
-	made = append(made, agreed)
-	about := keypackage.TransportSecretContext(realm, own.Public(), s.Point, label)
-	key, err := tok.Derive(ctx, agreed, hsm.KDF1, about, hsm.Spec{Kind: hsm.TransferOpenKey})
-	if err != nil {
-		return nil, fmt.Errorf("open what was sent: %w", err)
-	}
-	made = append(made, key)
 	if secret, err = key.Open(ctx, s.Sealed.Nonce[:], keypackage.SealedAAD(about), s.Sealed.Ciphertext); err != nil {
 		return nil, fmt.Errorf("open what was sent: %w", err)
 	}

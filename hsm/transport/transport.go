@@ -61,27 +61,20 @@ func Wrap(ctx context.Context, tok *hsm.Token, realm identity.Realm, to statemen
 	if err := keypackage.CheckTransportLabel(label); err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
 	}
-	var made []*hsm.Key
-	defer func() {
-		if err = errors.Join(err, destroy(ctx, made...)); err != nil {
-			blob = nil
-		}
-	}()
 	own, err := tok.Generate(ctx, hsm.Spec{Kind: hsm.EphemeralKey})
 	if err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
 	}
-	made = append(made, own)
-	agreed, err := tok.Agree(ctx, own, to.Point(), hsm.Spec{Kind: hsm.AgreedKey})
+	defer func() {
+		if err = errors.Join(err, destroy(ctx, own)); err != nil {
+			blob = nil
+		}
+	}()
+	kek, gone, err := agree(ctx, tok, own, to.Point(), kekContext(realm, to.Point(), own.Public(), label), hsm.TransferWrapKey)
 	if err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
 	}
-	made = append(made, agreed)
-	kek, err := tok.Derive(ctx, agreed, hsm.KDF1, kekContext(realm, to.Point(), own.Public(), label), hsm.Spec{Kind: hsm.TransferWrapKey})
-	if err != nil {
-		return nil, fmt.Errorf("wrap for transport: %w", err)
-	}
-	made = append(made, kek)
+	defer func() { err = errors.Join(err, gone()) }()
 	wrapped, err := tok.Wrap(ctx, kek, key)
 	if err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
@@ -138,7 +131,8 @@ func ReadLabel(blob []byte) (string, error) {
 
 // Unwrap unwraps what was sent to own, a token's transport key, under label, as a key of s.
 // ErrOther: it was sent to another key, for another realm or under another label; hsm.ErrData:
-// it was changed.
+// it was changed. With an error no key stays: if what was derived can't be destroyed, what was
+// unwrapped goes too.
 func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Realm, label string, blob []byte, s hsm.Spec) (key *hsm.Key, err error) {
 	w, err := keypackage.ParseTransportBlob(blob)
 	if err != nil {
@@ -147,27 +141,34 @@ func Unwrap(ctx context.Context, tok *hsm.Token, own *hsm.Key, realm identity.Re
 	if w.Realm != realm || w.Recipient != sha256.Sum256(own.Public()) || w.Label != label {
 		return nil, fmt.Errorf("unwrap what was sent as %q in realm %s: %w", w.Label, w.Realm, ErrOther)
 	}
-	var made []*hsm.Key
+	kek, gone, err := agree(ctx, tok, own, w.Point, kekContext(realm, own.Public(), w.Point, label), hsm.TransferUnwrapKey)
+	if err != nil {
+		return nil, fmt.Errorf("unwrap what was sent: %w", err)
+	}
 	defer func() {
-		if err = errors.Join(err, destroy(ctx, made...)); err != nil && key != nil {
+		if err = errors.Join(err, gone()); err != nil && key != nil {
 			err, key = errors.Join(err, destroy(ctx, key)), nil // nobody else knows of it
 		}
 	}()
-	agreed, err := tok.Agree(ctx, own, w.Point, hsm.Spec{Kind: hsm.AgreedKey})
-	if err != nil {
-		return nil, fmt.Errorf("unwrap what was sent: %w", err)
-	}
-	made = append(made, agreed)
-	kek, err := tok.Derive(ctx, agreed, hsm.KDF1, kekContext(realm, own.Public(), w.Point, label), hsm.Spec{Kind: hsm.TransferUnwrapKey})
-	if err != nil {
-		return nil, fmt.Errorf("unwrap what was sent: %w", err)
-	}
-	made = append(made, kek)
 	key, err = tok.Unwrap(ctx, kek, w.Wrapped, s)
 	if err != nil {
 		return nil, fmt.Errorf("unwrap what was sent: %w", err)
 	}
 	return key, nil
+}
+
+// agree derives, as a key of kind, what own and the peer whose point it is have in common under
+// context. Both are session objects; gone destroys the key and the agreed secret, and the caller
+// calls it. With an error nothing is left to destroy.
+func agree(ctx context.Context, tok *hsm.Token, own *hsm.Key, point, context []byte, kind hsm.Kind) (key *hsm.Key, gone func() error, err error) {
+	agreed, err := tok.Agree(ctx, own, point, hsm.Spec{Kind: hsm.AgreedKey})
+	if err != nil {
+		return nil, nil, err
+	}
+	if key, err = tok.Derive(ctx, agreed, hsm.KDF1, context, hsm.Spec{Kind: kind}); err != nil {
+		return nil, nil, errors.Join(err, destroy(ctx, agreed))
+	}
+	return key, func() error { return destroy(ctx, agreed, key) }, nil
 }
 
 // destroy destroys keys, also when ctx is over; one that stays ends with its session.

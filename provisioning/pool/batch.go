@@ -187,7 +187,7 @@ func (s *Store) Find(ctx context.Context, ids []identity.Identity) (map[string]s
 	found := map[string]string{}
 	for t, values := range byType(ids) {
 		for part := range slices.Chunk(values, page) {
-			err := s.each(ctx, func(scan func(...any) error) error {
+			err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 				var value, name string
 				if err := scan(&value, &name); err != nil {
 					return err
@@ -207,7 +207,7 @@ func (s *Store) Find(ctx context.Context, ids []identity.Identity) (map[string]s
 func (s *Store) Batches(ctx context.Context) ([]Batch, error) {
 	const query = `select id, name, line, type, imported, free, reserved, used, burned, at from batch order by id`
 	var all []Batch
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var b Batch
 		if err := scan(&b.ID, &b.Name, &b.Line, &b.Type, &b.Imported, &b.Free, &b.Reserved, &b.Used, &b.Burned, &b.At); err != nil {
 			return err
@@ -233,7 +233,7 @@ func (s *Store) Stock(ctx context.Context) ([]Stock, error) {
 	const query = `select line, type, sum(imported)::bigint, sum(free)::bigint, sum(reserved)::bigint, sum(used)::bigint, sum(burned)::bigint
 		from batch group by line, type order by line, type`
 	var all []Stock
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var k Stock
 		if err := scan(&k.Line, &k.Type, &k.Imported, &k.Free, &k.Reserved, &k.Used, &k.Burned); err != nil {
 			return err
@@ -245,9 +245,4 @@ func (s *Store) Stock(ctx context.Context) ([]Stock, error) {
 		return nil, fmt.Errorf("read stock: %w", err)
 	}
 	return all, nil
-}
-
-// each runs a query and calls row with every row's scan.
-func (s *Store) each(ctx context.Context, row func(scan func(...any) error) error, query string, args ...any) error {
-	return s.prepared.Each(ctx, row, query, args...)
 }

@@ -31,7 +31,7 @@ type Key struct {
 // WaitingKeys gives the sealed keys that wait with an identity, by entry.
 func (s *Store) WaitingKeys(ctx context.Context, id identity.Identity) (map[string][]byte, error) {
 	found := map[string][]byte{}
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var entry string
 		var sealed []byte
 		if err := scan(&entry, &sealed); err != nil {
@@ -52,7 +52,7 @@ func (s *Store) EntriesWithKeys(ctx context.Context, ids []identity.Identity) (m
 	found := map[string]map[string]bool{}
 	for t, values := range byType(ids) {
 		for part := range slices.Chunk(values, page) {
-			err := s.each(ctx, func(scan func(...any) error) error {
+			err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 				var value, entry string
 				if err := scan(&value, &entry); err != nil {
 					return err
@@ -81,7 +81,7 @@ func (s *Store) EachKey(ctx context.Context, fn func(Key) error) error {
 	}
 	for {
 		var part []Key
-		err := s.each(ctx, func(scan func(...any) error) error {
+		err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 			var k Key
 			var value string
 			err := scan(&last.kind, &value, &k.Entry, &k.Sealed)
@@ -128,7 +128,7 @@ cross join unnest($2::text[]) e(entry)
 where not exists (select from waiting_key k where k.type = w.type and k.value = w.value and k.entry = e.entry)
 group by w.type, w.value, w.batch order by w.value limit $4`
 	var all []Keyless
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var (
 			k     Keyless
 			kind  uint8
@@ -191,7 +191,7 @@ type KeyStock struct {
 // KeyStock gives the stock of keys, by line and entry.
 func (s *Store) KeyStock(ctx context.Context) ([]KeyStock, error) {
 	var all []KeyStock
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var k KeyStock
 		if err := scan(&k.Line, &k.Entry, &k.Ready); err != nil {
 			return err

@@ -67,7 +67,7 @@ func (s *Store) reserveSame(ctx context.Context, all []reservation, same []int, 
 	}
 	args := all[same[0]].args()
 	args[3], args[4] = pq.Array(records), pq.Array(generations)
-	return s.each(ctx, func(scan func(...any) error) error {
+	return s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var (
 			r      Reservation
 			id     deviceID

@@ -115,7 +115,7 @@ left join (select batch, count(*) filter (where reserved is null) as free, count
 left join (select batch, count(*) as burned from burned group by batch) x on x.batch = b.id
 order by b.id`
 	var all []Tally
-	err := s.each(ctx, func(scan func(...any) error) error {
+	err := s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var t Tally
 		b := &t.Batch
 		if err := scan(&b.ID, &b.Name, &b.Line, &b.Type, &b.Imported, &b.Free, &b.Reserved, &b.Used, &b.Burned, &b.At,
@@ -132,7 +132,7 @@ order by b.id`
 }
 
 func (s *Store) rows(ctx context.Context, fn func(Waiting) error, query string, args ...any) error {
-	return s.each(ctx, func(scan func(...any) error) error {
+	return s.prepared.Each(ctx, func(scan func(...any) error) error {
 		var (
 			w      Waiting
 			kind   uint8

@@ -1,4 +1,4 @@
-// grpcclient calls one method of the SPP with grpc-go: it reads the request as protobuf's JSON on standard input and
+// Command grpcclient calls one method of the SPP with grpc-go: it reads the request as protobuf's JSON on standard input and
 // prints the answer so, or the status with its details, with exit code 1.
 package main
 
