@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -31,22 +30,11 @@ func SealSoftware(realm identity.Realm, to statement.PublicKey, label string, se
 	if len(secret) == 0 || len(secret) > keypackage.MaxSecret {
 		return fail(fmt.Errorf("a secret of %d bytes: 1 to %d are allowed", len(secret), keypackage.MaxSecret))
 	}
-	point, err := ecdh.P256().NewPublicKey(to.Point())
-	if err != nil {
-		return fail(err)
-	}
-	own, err := ecdh.P256().GenerateKey(rand.Reader)
-	if err != nil {
-		return fail(err)
-	}
-	agreed, err := own.ECDH(point)
-	if err != nil {
-		return fail(err)
-	}
-	defer clear(agreed)
-	e := own.PublicKey().Bytes()
-	about := keypackage.TransportSecretContext(realm, to.Point(), e, label)
-	key, err := kdf1(agreed, about)
+	var about []byte
+	key, e, err := agreeSoftware(to, func(e []byte) []byte {
+		about = keypackage.TransportSecretContext(realm, to.Point(), e, label)
+		return about
+	})
 	if err != nil {
 		return fail(err)
 	}

@@ -88,23 +88,9 @@ func WrapSoftware(realm identity.Realm, to statement.PublicKey, label string, ke
 	if err := keypackage.CheckTransportLabel(label); err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
 	}
-	point, err := ecdh.P256().NewPublicKey(to.Point())
+	kek, e, err := agreeSoftware(to, func(e []byte) []byte { return kekContext(realm, to.Point(), e, label) })
 	if err != nil {
 		return nil, fmt.Errorf("wrap for transport: %w", err)
-	}
-	own, err := ecdh.P256().GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := own.ECDH(point)
-	if err != nil {
-		return nil, fmt.Errorf("wrap for transport: %w", err)
-	}
-	defer clear(secret)
-	e := own.PublicKey().Bytes()
-	kek, err := kdf1(secret, kekContext(realm, to.Point(), e, label))
-	if err != nil {
-		return nil, err
 	}
 	defer clear(kek)
 	padded := append([]byte(nil), key...)
@@ -169,6 +155,27 @@ func agree(ctx context.Context, tok *hsm.Token, own *hsm.Key, point, context []b
 		return nil, nil, errors.Join(err, destroy(ctx, agreed))
 	}
 	return key, func() error { return destroy(ctx, agreed, key) }, nil
+}
+
+// agreeSoftware makes a fresh pair and gives the key that it has in common with to under a
+// context, which the caller clears, and the pair's point, which the context is built of.
+func agreeSoftware(to statement.PublicKey, context func(e []byte) []byte) (key, e []byte, err error) {
+	point, err := ecdh.P256().NewPublicKey(to.Point())
+	if err != nil {
+		return nil, nil, err
+	}
+	own, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	agreed, err := own.ECDH(point)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer clear(agreed)
+	e = own.PublicKey().Bytes()
+	key, err = kdf1(agreed, context(e))
+	return key, e, err
 }
 
 // destroy destroys keys, also when ctx is over; one that stays ends with its session.
