@@ -9,6 +9,7 @@ import (
 	"github.com/devicekeys/devicekeys/detcbor"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/keypackage/keypackagetest"
 )
 
 // kdf2Vectors are a device key's descent from the master key by KDF 2, as master version 2.
@@ -23,10 +24,10 @@ func newKDF2Vectors(t testing.TB, realm identity.Realm, master []byte, id identi
 	t.Helper()
 	channel := keypackage.KeyID{Name: "channel", KDF: 2, Version: 2}
 	purposeContext := keypackage.PurposeContext(realm, channel.KDF, channel.Version, channel.Name)
-	purpose := kdf2(t, master, purposeContext)
+	purpose := keypackagetest.KDF2(t, master, purposeContext)
 	deviceContext := keypackage.DeviceKeyContext(realm, channel, id, g, record)
 	x := hex.EncodeToString
-	return kdf2Vectors{x(purposeContext), x(purpose), x(deviceContext), x(kdf2(t, purpose, deviceContext))}
+	return kdf2Vectors{x(purposeContext), x(purpose), x(deviceContext), x(keypackagetest.KDF2(t, purpose, deviceContext))}
 }
 
 // waitingVectors are a symmetric key and a pair that wait in the pool, the pair as it is sealed too.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/keypackage/keypackagetest"
 	"github.com/devicekeys/devicekeys/statement"
 )
 
@@ -280,7 +281,7 @@ func TestCMACKnownAnswer(t *testing.T) {
 	t.Parallel()
 	key, _ := hex.DecodeString("2b7e151628aed2a6abf7158809cf4f3c")
 	message, _ := hex.DecodeString("6bc1bee22e409f96e93d7e117393172a")
-	if got := hex.EncodeToString(cmac(t, key, message)); got != "070a16b46b4d4144f79bdd9dd04a287c" {
+	if got := hex.EncodeToString(keypackagetest.CMAC(t, key, message)); got != "070a16b46b4d4144f79bdd9dd04a287c" {
 		t.Errorf("%s", got)
 	}
 }

@@ -3,10 +3,8 @@
 package maker_test
 
 import (
-	"crypto/aes"
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"testing"
 
@@ -14,62 +12,15 @@ import (
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
+	"github.com/devicekeys/devicekeys/keypackage/keypackagetest"
 	"github.com/devicekeys/devicekeys/softhsm"
 )
-
-// cmac is AES-CMAC in software, RFC 4493 §2.4.
-func cmac(t testing.TB, key, msg []byte) []byte {
-	t.Helper()
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	double := func(b []byte) []byte {
-		hi, lo := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
-		out := binary.BigEndian.AppendUint64(nil, hi<<1|lo>>63)
-		return binary.BigEndian.AppendUint64(out, lo<<1^0x87*(hi>>63))
-	}
-	sub := make([]byte, 16)
-	block.Encrypt(sub, sub)
-	sub = double(sub)
-	whole := len(msg) > 0 && len(msg)%16 == 0
-	padded := append([]byte(nil), msg...)
-	if !whole {
-		sub = double(sub)
-		padded = append(padded, 0x80)
-		for len(padded)%16 != 0 {
-			padded = append(padded, 0)
-		}
-	}
-	mac := make([]byte, 16)
-	for i := 0; i < len(padded); i += 16 {
-		for j := range mac {
-			mac[j] ^= padded[i+j]
-			if i+16 == len(padded) {
-				mac[j] ^= sub[j]
-			}
-		}
-		block.Encrypt(mac, mac)
-	}
-	return mac
-}
-
-// kdf2 is KDF 2 in software, from its definition: SP 800-108 counter mode with CMAC, label "dk-kdf".
-func kdf2(t testing.TB, key, context []byte) []byte {
-	t.Helper()
-	fixed := append(append([]byte("dk-kdf\x00"), context...), 0, 0, 1, 0)
-	var out []byte
-	for i := byte(1); i <= 2; i++ {
-		out = append(out, cmac(t, key, append([]byte{0, 0, 0, i}, fixed...))...)
-	}
-	return out
-}
 
 // TestKnownAnswers: from known master keys the token's device keys are those of the definitions, and those of the
 // table, which OpenSSL gave (enc -aes-256-cbc over the hash; kdf KBKDF), so that nothing can drift.
 func TestKnownAnswers(t *testing.T) {
 	t.Parallel()
-	if got := hex.EncodeToString(cmac(t, unhex(t, "2b7e151628aed2a6abf7158809cf4f3c"), unhex(t, "6bc1bee22e409f96e93d7e117393172a"))); got != "070a16b46b4d4144f79bdd9dd04a287c" {
+	if got := hex.EncodeToString(keypackagetest.CMAC(t, unhex(t, "2b7e151628aed2a6abf7158809cf4f3c"), unhex(t, "6bc1bee22e409f96e93d7e117393172a"))); got != "070a16b46b4d4144f79bdd9dd04a287c" {
 		t.Fatalf("the test's own CMAC gives %s (RFC 4493 example 2)", got)
 	}
 	h := softhsm.New(t)
@@ -102,7 +53,7 @@ func TestKnownAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if items, err := k.Inventory(t.Context()); err != nil || len(items) != 12 {
+	if items, err := k.Inventory(t.Context()); err != nil || len(items) != 15 {
 		t.Errorf("the inventory has %d keys, %v", len(items), err)
 	}
 	id, err := identity.ParseIMEI("49015420323751")
@@ -120,7 +71,7 @@ func TestKnownAnswers(t *testing.T) {
 		want    string // HMAC-SHA-256 of "message" under the device key
 	}{
 		{1, 1, kdf1, "b873eaa78563ec03868b7b780be82c1647ef760ca522f999c95c0916f1d430ca"},
-		{2, 2, kdf2, "243d122096fe2b4c6ecdcf3311576978284384f717fad367642ee2848494bfef"},
+		{2, 2, keypackagetest.KDF2, "243d122096fe2b4c6ecdcf3311576978284384f717fad367642ee2848494bfef"},
 	} {
 		key := keypackage.KeyID{Name: "channel", KDF: c.kdf, Version: c.version}
 		context := keypackage.DeviceKeyContext(dev, key, id, 1, chip.RecordID())
