@@ -13,8 +13,11 @@ func TestImportBuild(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), overlayTime)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "go", "test", "-tags", "devicekeys_import", "-count", "1", "-v", "-run", "^TestKnownAnswers$", "./hsm/maker").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS: TestKnownAnswers ") {
-		t.Errorf("%v\n%s", err, out)
+	args := []string{"test", "-tags", "devicekeys_import", "-count", "1", "-v", "-run", "^(TestKnownAnswers|TestImport)$", "./hsm/maker", "./cmd/custodian"}
+	out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput()
+	for _, passed := range []string{"--- PASS: TestKnownAnswers ", "--- PASS: TestImport "} {
+		if err != nil || !strings.Contains(string(out), passed) {
+			t.Fatalf("go %q: %v; or not %q\n%s", args, err, passed, out)
+		}
 	}
 }
