@@ -77,7 +77,7 @@ func (t *Token) copySession(s *session, k *Key, from pkcs11.ObjectHandle, spec S
 		return nil, err
 	}
 	if err := t.readBackOnce(s, p, h); err != nil {
-		return nil, t.discard(s, err, h)
+		return nil, t.discard(s, err, false, h)
 	}
 	c := t.made(s, spec, p, h)
 	c.public = k.public

@@ -7,8 +7,8 @@ import (
 )
 
 // cryptoki is the module's C API with every call counted, errors translated to [Code].
-// It adds no lock: CKF_OS_LOCKING_OK makes the module safe for threads, and a session
-// is used by one goroutine at a time because the pool hands it to one.
+// CKF_OS_LOCKING_OK makes the module safe for threads, but for what objects says, and a
+// session is used by one goroutine at a time because the pool hands it to one.
 //
 // The counts are what the module sees. miekg asks for a size first and for the bytes
 // then, so what gives an answer of variable length counts two for each use; a failed one
@@ -17,6 +17,8 @@ import (
 type cryptoki struct {
 	ctx    *pkcs11.Ctx
 	direct direct
+	// objects keeps searches and changes of a token's objects apart.
+	objects objectLocks
 	calls  [functions]atomic.Uint64
 	errors [classes]atomic.Uint64
 	// hostDerivations counts keys that KDF 2 derived through host memory.
@@ -90,7 +92,10 @@ func (c *cryptoki) initialize() error {
 	return c.count(fnInitialize, 1, c.ctx.Initialize(pkcs11.InitializeWithFlags(pkcs11.CKF_OS_LOCKING_OK)))
 }
 
-func (c *cryptoki) finalize() error { return c.count(fnFinalize, 1, c.ctx.Finalize()) }
+func (c *cryptoki) finalize() error {
+	c.objects.finalized()
+	return c.count(fnFinalize, 1, c.ctx.Finalize())
+}
 
 func (c *cryptoki) slotList() ([]uint, error) {
 	l, err := c.ctx.GetSlotList(true)
@@ -124,10 +129,14 @@ func (c *cryptoki) initPIN(s pkcs11.SessionHandle, pin []byte) error {
 
 func (c *cryptoki) openSession(slot uint) (pkcs11.SessionHandle, error) {
 	s, err := c.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err == nil {
+		c.objects.opened(s, slot)
+	}
 	return s, c.count(fnOpenSession, 1, err)
 }
 
 func (c *cryptoki) closeSession(s pkcs11.SessionHandle) error {
+	c.objects.closed(s)
 	return c.count(fnCloseSession, 1, c.ctx.CloseSession(s))
 }
 
@@ -157,16 +166,20 @@ func (c *cryptoki) logout(s pkcs11.SessionHandle) error {
 }
 
 func (c *cryptoki) createObject(s pkcs11.SessionHandle, t []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer c.objects.change(s, lasting(t))()
 	h, err := c.ctx.CreateObject(s, t)
 	return h, c.count(fnCreateObject, 1, err)
 }
 
 func (c *cryptoki) copyObject(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, t []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer c.objects.change(s, lasting(t))()
 	h, err := c.ctx.CopyObject(s, o, t)
 	return h, c.count(fnCopyObject, 1, err)
 }
 
-func (c *cryptoki) destroyObject(s pkcs11.SessionHandle, o pkcs11.ObjectHandle) error {
+// destroyObject destroys an object; lasting: it is the token's and not a session's.
+func (c *cryptoki) destroyObject(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, lasting bool) error {
+	defer c.objects.change(s, lasting)()
 	return c.count(fnDestroyObject, 1, c.ctx.DestroyObject(s, o))
 }
 
@@ -270,11 +283,13 @@ func (c *cryptoki) verify(s pkcs11.SessionHandle, mechanism uint, k pkcs11.Objec
 }
 
 func (c *cryptoki) generateKey(s pkcs11.SessionHandle, mechanism uint, t []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer c.objects.change(s, lasting(t))()
 	h, err := c.ctx.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, t)
 	return h, c.count(fnGenerateKey, 1, err)
 }
 
 func (c *cryptoki) generatePair(s pkcs11.SessionHandle, mechanism uint, pub, priv []*pkcs11.Attribute) (public, private pkcs11.ObjectHandle, err error) {
+	defer c.objects.change(s, lasting(pub) || lasting(priv))()
 	public, private, err = c.ctx.GenerateKeyPair(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, pub, priv)
 	return public, private, c.count(fnGenerateKeyPair, 1, err)
 }
@@ -294,11 +309,13 @@ func (c *cryptoki) wrapInto(s pkcs11.SessionHandle, mechanism uint, kek, key pkc
 }
 
 func (c *cryptoki) unwrapKey(s pkcs11.SessionHandle, mechanism uint, kek pkcs11.ObjectHandle, blob []byte, t []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer c.objects.change(s, lasting(t))()
 	h, err := c.ctx.UnwrapKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, kek, blob, t)
 	return h, c.count(fnUnwrapKey, 1, err)
 }
 
 func (c *cryptoki) deriveKey(s pkcs11.SessionHandle, m *pkcs11.Mechanism, base pkcs11.ObjectHandle, t []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer c.objects.change(s, lasting(t))()
 	h, err := c.ctx.DeriveKey(s, []*pkcs11.Mechanism{m}, base, t)
 	return h, c.count(fnDeriveKey, 1, err)
 }
@@ -315,6 +332,7 @@ const findMax = 10_000
 // find lists the objects that match t. The search is closed on every path: an open one
 // would poison the session for all later calls.
 func (c *cryptoki) find(s pkcs11.SessionHandle, t []*pkcs11.Attribute) (found []pkcs11.ObjectHandle, err error) {
+	defer c.objects.search(s)()
 	if err := c.count(fnFindObjectsInit, 1, c.ctx.FindObjectsInit(s, t)); err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func (t *Token) make(ctx context.Context, act string, spec Spec, p *plan, f func
 			return err
 		}
 		if err := t.readBackOnce(s, p, h); err != nil {
-			return t.discard(s, err, h)
+			return t.discard(s, err, false, h)
 		}
 		if !spec.Token {
 			k = t.made(s, spec, p, h)
@@ -81,7 +81,7 @@ func (t *Token) make(ctx context.Context, act string, spec Spec, p *plan, f func
 		}
 		kept, err := t.keep(s, h, spec, p)
 		// The session object has served, also when the copy failed.
-		if err = t.discard(s, err, h); err != nil {
+		if err = t.discard(s, err, false, h); err != nil {
 			return err
 		}
 		k = t.made(s, spec, p, kept)
@@ -103,14 +103,14 @@ func (t *Token) keep(s *session, h pkcs11.ObjectHandle, spec Spec, p *plan, more
 		return 0, fmt.Errorf("copy it into the token: %w", err)
 	}
 	if err := t.readBack(s, kept, p.lasting(spec, false)); err != nil {
-		return 0, t.discard(s, err, kept)
+		return 0, t.discard(s, err, true, kept)
 	}
 	found, err := t.labelled(s, p.class, spec.Label)
 	if err == nil && len(found) != 1 {
 		err = fmt.Errorf("%d keys have this label now: another process made one at the same time", len(found))
 	}
 	if err != nil {
-		return 0, t.discard(s, err, kept)
+		return 0, t.discard(s, err, true, kept)
 	}
 	return kept, nil
 }

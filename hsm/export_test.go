@@ -130,7 +130,7 @@ func (t *Token) GenerateLax(ctx context.Context, s Spec) error {
 // DestroyHalf destroys a token pair's private half only, as a crash would.
 func (k *Key) DestroyHalf(ctx context.Context) error {
 	return k.use(ctx, "destroy half of "+k.String(), func(s *session, own pkcs11.ObjectHandle) error {
-		return k.token.lib.destroyObject(s.handle, own)
+		return k.token.lib.destroyObject(s.handle, own, true)
 	})
 }
 
@@ -169,7 +169,7 @@ func (k *Key) RawUse(ctx context.Context, operation string) error {
 			var h pkcs11.ObjectHandle
 			h, err = lib.deriveKey(s.handle, cbcEncryptData(&pin, make([]byte, 32)), own, joined(plans()[kindKey{kind: DeviceKey}].derive, Spec{}.place()...))
 			if err == nil {
-				err = lib.destroyObject(s.handle, h)
+				err = lib.destroyObject(s.handle, h, true)
 			}
 		case "wrap":
 			p := plans()[kindKey{kind: DeviceKey}]
@@ -182,7 +182,7 @@ func (k *Key) RawUse(ctx context.Context, operation string) error {
 				return err
 			}
 			_, err = lib.wrapKey(s.handle, pkcs11.CKM_AES_KEY_WRAP, own, made.at.Load().key)
-			if e := lib.destroyObject(s.handle, made.at.Load().key); err == nil {
+			if e := lib.destroyObject(s.handle, made.at.Load().key, true); err == nil {
 				err = e
 			}
 		case "unwrap":

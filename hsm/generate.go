@@ -84,19 +84,19 @@ func (t *Token) generate(s *session, spec Spec, p *plan) (*Key, error) {
 		k = t.made(s, spec, p, priv)
 		k.setPublic(pub)
 		if k.public, err = t.readPoint(s, p, pub); err != nil {
-			return nil, t.discard(s, err, priv, pub)
+			return nil, t.discard(s, err, spec.Token, priv, pub)
 		}
 		if !spec.Token {
 			// The public object has told what it had to.
-			if err := t.lib.destroyObject(s.handle, pub); err != nil {
-				return nil, t.discard(s, err, priv)
+			if err := t.lib.destroyObject(s.handle, pub, false); err != nil {
+				return nil, t.discard(s, err, spec.Token, priv)
 			}
 			pub = 0
 			k.setPublic(0)
 		}
 	}
 	if err := t.checkGenerated(s, spec, p, priv); err != nil {
-		return nil, t.discard(s, err, priv, pub)
+		return nil, t.discard(s, err, spec.Token, priv, pub)
 	}
 	return k, nil
 }

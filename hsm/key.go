@@ -142,7 +142,7 @@ func (k *Key) Destroy(ctx context.Context) error {
 		if !k.gone.CompareAndSwap(false, true) {
 			return ErrKeyGone
 		}
-		if err := k.token.lib.destroyObject(s.handle, h); err != nil {
+		if err := k.token.lib.destroyObject(s.handle, h, k.born == nil); err != nil {
 			if !errors.Is(err, ErrKeyGone) {
 				k.gone.Store(false)
 			}
@@ -150,7 +150,7 @@ func (k *Key) Destroy(ctx context.Context) error {
 		}
 		k.token.health.forget(h) // destroyed on purpose
 		if pub != 0 {
-			return k.token.lib.destroyObject(s.handle, pub)
+			return k.token.lib.destroyObject(s.handle, pub, k.born == nil)
 		}
 		return nil
 	})
@@ -167,13 +167,14 @@ func (t *Token) made(s *session, spec Spec, p *plan, h pkcs11.ObjectHandle) *Key
 }
 
 // discard destroys an object that turned out wrong, adding to err what went wrong with
-// that. For a session object a failure is harmless: it dies with its session.
-func (t *Token) discard(s *session, err error, handles ...pkcs11.ObjectHandle) error {
+// that. lasting: the objects are the token's; for a session object a failure is harmless,
+// as it dies with its session.
+func (t *Token) discard(s *session, err error, lasting bool, handles ...pkcs11.ObjectHandle) error {
 	for _, h := range handles {
 		if h == 0 {
 			continue
 		}
-		if e := t.lib.destroyObject(s.handle, h); e != nil {
+		if e := t.lib.destroyObject(s.handle, h, lasting); e != nil {
 			err = errors.Join(err, fmt.Errorf("destroy what was made: %w", e))
 		}
 	}

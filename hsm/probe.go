@@ -69,7 +69,7 @@ type prober struct {
 
 func (p *prober) clean() {
 	for _, h := range p.made {
-		_ = p.token.lib.destroyObject(p.session.handle, h) // else it dies with the session
+		_ = p.token.lib.destroyObject(p.session.handle, h, false) // else it dies with the session
 	}
 }
 

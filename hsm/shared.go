@@ -51,7 +51,7 @@ func (k *Key) shared(ctx context.Context, peer []byte) ([]byte, error) {
 			return err
 		}
 		v, err := k.token.lib.attributes(s.handle, h, pkcs11.CKA_VALUE)
-		if err = k.token.discard(s, err, h); err != nil {
+		if err = k.token.discard(s, err, false, h); err != nil {
 			return err
 		}
 		if len(v[0]) != sharedSize {

@@ -59,7 +59,10 @@ func (s *signer) current() (crypto.Signer, error) {
 	if s.pair != nil && s.epoch == g.epoch {
 		return s.pair, nil
 	}
+	lock := s.token.lib.objects.ofSlot(s.token.slot.id)
+	lock.RLock()
 	found, err := g.ctx.FindKeyPairs(nil, []byte(s.label))
+	lock.RUnlock()
 	if err != nil {
 		return nil, translated(err)
 	}

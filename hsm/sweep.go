@@ -39,7 +39,7 @@ func (t *Token) Sweep(ctx context.Context) ([]string, error) {
 				name := t.nameOf(s, class, h)
 				if err == nil {
 					// A crash here leaves the rest for the next sweep.
-					err = t.lib.destroyObject(s.handle, h)
+					err = t.lib.destroyObject(s.handle, h, true)
 				}
 				if err != nil {
 					errs = append(errs, fmt.Errorf("%s: %w", name, err))
@@ -128,7 +128,7 @@ func (t *Token) works(s *session, h pkcs11.ObjectHandle) (bool, error) {
 		var child pkcs11.ObjectHandle
 		child, err = t.lib.deriveKey(s.handle, cbcEncryptData(&pin, kdf1Input([]byte("dk-sweep"))), h, joined(p.derive, Spec{}.place()...))
 		if err == nil {
-			err = t.lib.destroyObject(s.handle, child)
+			err = t.lib.destroyObject(s.handle, child, false)
 		}
 	default:
 		return false, errUnjudged
