@@ -76,7 +76,6 @@ func childRole(role string) error {
 		if err != nil {
 			return err
 		}
-		defer m.Close()
 		damaged := c
 		damaged.Token.Label = "damaged"
 		if _, err := m.Open(ctx, damaged, hsm.Options{}); !errors.Is(err, hsm.ErrNoToken) || !strings.Contains(err.Error(), "damaged") {
@@ -89,7 +88,18 @@ func childRole(role string) error {
 		if _, err := m.InitToken(ctx, "another", secret.New([]byte("so-pin-1")), secret.New([]byte("user-pin-1"))); err != nil {
 			return err
 		}
-		return tok.Close()
+		if err := tok.Close(); err != nil {
+			return err
+		}
+		if err := m.Close(); err != nil {
+			return err
+		}
+		// crypto11 asks every slot, and the damaged one comes first.
+		_, err = hsm.Load(ctx, hsm.Config{Path: modulePath, LockFile: os.Getenv("HSM_TEST_LOCK"), SignToken: &c})
+		if !errors.Is(err, hsm.ErrDamaged) || hsm.Classify(err) != hsm.Stop || !strings.Contains(err.Error(), "slot 0") {
+			return fmt.Errorf("signing beside a damaged token: %v", err)
+		}
+		return nil
 	case "wrong sign PIN":
 		wrong := c
 		wrong.PIN = secret.New([]byte("wrong-wrong"))

@@ -13,6 +13,9 @@ var (
 	ErrNoKey = errors.New("no such key in the token")
 	// ErrNoToken: no slot holds a token of this label or serial number.
 	ErrNoToken = errors.New("no such token")
+	// ErrDamaged: a slot beside the one asked for tells nothing of its token, which keeps
+	// crypto11 from all of them. Its token must be restored or removed.
+	ErrDamaged = errors.New("a slot does not answer, and its token may be damaged")
 	// ErrPIN: the PIN was refused. Trying again may lock the token.
 	ErrPIN = errors.New("PIN refused")
 	// ErrBusy: no session, or not the lock file, became free within the time allowed.
@@ -91,7 +94,8 @@ func Classify(err error) Class {
 		return DataFault
 	case errors.Is(err, ErrAway):
 		return Retry
-	case errors.Is(err, ErrPIN), errors.Is(err, ErrProduction), errors.Is(err, ErrNoKey), errors.Is(err, ErrNoToken), errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrPIN), errors.Is(err, ErrProduction), errors.Is(err, ErrNoKey), errors.Is(err, ErrNoToken),
+		errors.Is(err, ErrDamaged), errors.Is(err, ErrClosed):
 		return Stop
 	case errors.Is(err, ErrKeyGone):
 		return NewSession

@@ -139,8 +139,8 @@ func (lib *library) slotFor(label string) (*slot, error) {
 
 // makeToken initialises the token and sets the user PIN. A crash after C_InitToken
 // leaves a token without user PIN, which Open refuses and the next InitToken of this
-// label finishes; a crash inside C_InitToken leaves a directory that SoftHSM doesn't
-// list.
+// label finishes; a crash inside C_InitToken leaves what holds no key and package
+// softhsm's Sweep removes at the next start.
 func (lib *library) makeToken(sl *slot, label string, soPIN, userPIN secret.Secret) (err error) {
 	if err := lib.initToken(sl.id, soPIN.Bytes(), label); err != nil {
 		return err

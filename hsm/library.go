@@ -90,12 +90,20 @@ func (lib *library) openSigner(ctx context.Context, cfg Config) error {
 		return err
 	}
 	serial := sl.info.Serial
+	damaged, err := lib.scan()
+	if err != nil {
+		return err
+	}
 	if err := lib.finalize(); err != nil {
 		return fmt.Errorf("hsm: hand the module over to crypto11: %w", err)
 	}
 	lib.slots = map[uint]*slot{}
 	// The token was there a moment ago; see startTries.
 	if err := lib.signers.configure(ctx, lib.path, serial, cfg.SignToken.PIN, startTries); err != nil {
+		if damaged != nil && !errors.Is(err, ErrPIN) {
+			// crypto11 looks for the token from slot to slot and gives up at the first error.
+			return fmt.Errorf("hsm: open token %s for signing: beside it %w: %w", cfg.SignToken.Token, ErrDamaged, damaged)
+		}
 		return fmt.Errorf("hsm: open token %s for signing: %w", cfg.SignToken.Token, err)
 	}
 	if err := lib.attach(); err != nil {

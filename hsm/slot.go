@@ -189,7 +189,7 @@ func (lib *library) scan() (damaged, err error) {
 		case code == pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED || code == 0:
 			return nil, err // the module is at fault, not this slot
 		default:
-			damaged = err
+			damaged = fmt.Errorf("slot %d: %w", id, err)
 		}
 	}
 	return damaged, nil

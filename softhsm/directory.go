@@ -154,7 +154,8 @@ var attached struct {
 // Attach has the module of this process use the directory: it sets SOFTHSM2_CONF, which
 // the module reads when [hsm.Load] initialises it. It is an error if another directory
 // is attached; attaching the same one again does nothing. Child processes started
-// without an environment of their own use the directory too.
+// without an environment of their own use the directory too. Tokens whose making was killed are
+// removed first, as [Sweep] does.
 func (d *Directory) Attach() error {
 	attached.Lock()
 	defer attached.Unlock()
@@ -163,6 +164,9 @@ func (d *Directory) Attach() error {
 	}
 	if attached.path != "" {
 		return fmt.Errorf("attach token directory %q: this process uses %q, and a process has one: close the module and detach that first", d.path, attached.path)
+	}
+	if _, err := sweep(d.Conf(), d.LockFile()); err != nil {
+		return fmt.Errorf("attach token directory %q: %w", d.path, err)
 	}
 	attached.before, attached.wasSet = os.LookupEnv(confVariable)
 	if err := os.Setenv(confVariable, d.Conf()); err != nil {

@@ -145,8 +145,10 @@ func (d *Directory) util(args ...string) ([]byte, error) {
 }
 
 // lock takes the directory's lock file, which package hsm takes as well.
-func (d *Directory) lock() (unlock func(), err error) {
-	f, err := os.OpenFile(d.LockFile(), os.O_CREATE|os.O_RDWR, 0o600)
+func (d *Directory) lock() (unlock func(), err error) { return lock(d.LockFile()) }
+
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -156,9 +158,9 @@ func (d *Directory) lock() (unlock func(), err error) {
 		case err == nil:
 			return func() { f.Close() }, nil // which lets go of the lock
 		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
-			return nil, errors.Join(fmt.Errorf("lock %q: %w", d.LockFile(), err), f.Close())
+			return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), f.Close())
 		case time.Now().After(until):
-			return nil, errors.Join(fmt.Errorf("lock %q: another process has held it for %s", d.LockFile(), lockBound), f.Close())
+			return nil, errors.Join(fmt.Errorf("lock %q: another process has held it for %s", path, lockBound), f.Close())
 		}
 	}
 }

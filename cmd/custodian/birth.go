@@ -19,10 +19,13 @@ const pinBytes = 13
 // ensureToken initialises the token in the development realm if no token has its label; it reports whether it did.
 // before is called ahead of that. PIN files are written first: a crash after them leaves files without a token, and
 // the next run uses them; one inside leaves a token without user PIN, which the next run finishes with the same
-// security officer PIN.
+// security officer PIN, or one that can't be finished, which it sweeps away.
 func ensureToken(ctx context.Context, realm identity.Realm, c tokenconfig.Config, soPINFile string, before func() error) (made bool, err error) {
 	path, err := c.ModulePath(realm)
 	if err != nil {
+		return false, err
+	}
+	if err := tokenconfig.Sweep(realm, c.LockFile.String()); err != nil {
 		return false, err
 	}
 	// Without crypto11, which wants a token to exist.

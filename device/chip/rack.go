@@ -69,7 +69,8 @@ var ErrTaken = errors.New("a token of this label is there, but it is another one
 // Init initialises the token of a label, unless it is there; fresh tells
 // whether it made it. A crash leaves no token, one without a user PIN, or the
 // whole one, and the same call with the same PINs finishes it; or, if it hits
-// the middle of a write, one that matches ErrTaken from then on.
+// the middle of a write, one that matches ErrTaken until it is swept away at
+// the next start.
 func (r *Rack) Init(ctx context.Context, label string, soPIN, pin secret.Secret) (fresh bool, err error) {
 	if _, err = r.module.InitToken(ctx, label, soPIN, pin); err == nil {
 		return true, nil

@@ -92,6 +92,9 @@ func Open(ctx context.Context, realm identity.Realm, c Config, withTLS bool) (*h
 	if withTLS {
 		config.SignToken = &credentials
 	}
+	if err := Sweep(realm, c.LockFile.String()); err != nil {
+		return nil, nil, fmt.Errorf("open token: %w", err)
+	}
 	module, err := hsm.Load(ctx, config)
 	if err != nil {
 		return nil, nil, hint(realm, c, err)
@@ -104,6 +107,16 @@ func Open(ctx context.Context, realm identity.Realm, c Config, withTLS bool) (*h
 		return nil, nil, errors.Join(err, module.Close())
 	}
 	return module, token, nil
+}
+
+// Sweep removes what a kill in the middle of making a token has left in SoftHSM's directory: see [softhsm.Sweep], which
+// wants it done before the module is loaded. In the production realm, which has no SoftHSM, it does nothing.
+func Sweep(realm identity.Realm, lockFile string) error {
+	if realm != identity.Development {
+		return nil
+	}
+	_, err := softhsm.Sweep(lockFile)
+	return err
 }
 
 // checkRealm refuses a token of the other realm by its label: a serial number alone could name one.
@@ -122,6 +135,10 @@ func hint(realm identity.Realm, c Config, err error) error {
 		return console.Hint(err, "make the token with custodian setup (the SPP's) or custodian token (another program's), and check that SOFTHSM2_CONF names the directory it was made in")
 	case errors.Is(err, hsm.ErrNoToken):
 		return console.Hint(err, "check token and serial against what the HSM's own tool lists, and that the HSM is connected")
+	case errors.Is(err, hsm.ErrDamaged) && realm == identity.Development && c.LockFile == "":
+		return console.Hint(err, "name a lock_file: then what a kill left of a token that was being made is removed at the next start; a token that held keys comes back from a backup of the token directory")
+	case errors.Is(err, hsm.ErrDamaged):
+		return console.Hint(err, "restore the token directory from its backup, or remove the damaged token with the HSM's own tool")
 	case errors.Is(err, hsm.ErrPIN):
 		return console.Hint(err, "check that pin_file %q belongs to this token; nothing tries again, since a token may lock itself", c.PINFile)
 	case errors.Is(err, hsm.ErrProduction):
