@@ -26,6 +26,7 @@ import (
 	"database/sql"
 	"fmt"
 
+	"github.com/devicekeys/devicekeys/database"
 	"github.com/devicekeys/devicekeys/identity"
 )
 
@@ -50,7 +51,7 @@ func (l *Log) Append(ctx context.Context, e Event) error {
 	}
 	// One statement is one transaction: it is committed when it returns.
 	var seq int64
-	if err := l.db.QueryRowContext(ctx, appendQuery, body).Scan(&seq); err != nil {
+	if err := database.Scan(ctx, l.db.QueryRowContext(ctx, appendQuery, body), &seq); err != nil {
 		return fmt.Errorf("append %s to the audit log: %w", e.Kind, err)
 	}
 	return nil

@@ -366,6 +366,9 @@ func TestCommitWithoutStandby(t *testing.T) {
 		"row": func(ctx context.Context, q string, a int) error {
 			return database.NewStatements(db).Row(ctx, q+` returning a`, []any{a}, new(int))
 		},
+		"row, read slowly": func(ctx context.Context, q string, a int) error {
+			return database.NewStatements(db).Row(ctx, q+` returning a`, []any{a}, slowReader{})
+		},
 		"rows": func(ctx context.Context, q string, a int) error {
 			rows, err := db.QueryContext(ctx, q+` returning a`, a)
 			if err != nil {
@@ -420,6 +423,14 @@ func TestCommitWithoutStandby(t *testing.T) {
 	}); err != nil {
 		t.Errorf("without standbys to wait for: %v", err)
 	}
+}
+
+// slowReader takes its time to read a value: meanwhile database/sql closes the rows of a caller that went away.
+type slowReader struct{}
+
+func (slowReader) Scan(any) error {
+	time.Sleep(50 * time.Millisecond)
+	return nil
 }
 
 // awaitWaiting returns when a commit waits for its standby, and has for longer than db's statement_timeout.

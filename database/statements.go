@@ -41,7 +41,18 @@ func (s *Statements) Row(ctx context.Context, query string, args []any, into ...
 	if err != nil {
 		return err
 	}
-	return repeat(ctx, "statement", func() error { return st.QueryRowContext(ctx, args...).Scan(into...) })
+	return repeat(ctx, "statement", func() error { return Scan(ctx, st.QueryRowContext(ctx, args...), into...) })
+}
+
+// Scan reads the one row of a query that was given ctx. If the context has ended meanwhile that is an error, whatever
+// the row's own Scan says: database/sql closes the rows then, perhaps before Scan comes to it, and keeps to itself how
+// the statement ended, such as that no standby has what it committed.
+func Scan(ctx context.Context, row *sql.Row, into ...any) error {
+	err := row.Scan(into...)
+	if err == nil && ctx.Err() != nil {
+		return fmt.Errorf("read row: %w: %w before its end was seen", ErrCommitUnknown, ctx.Err())
+	}
+	return err
 }
 
 // Each runs a query and calls row with every row's scan, until one of them gives an error, which is returned. It doesn't
