@@ -11,13 +11,13 @@ import (
 // Gate stands before a server: it can be shut, and its hook sees each call
 // before the server does and after, before the caller has the answer.
 type Gate struct {
-	calls sync.WaitGroup // under way
-
-	mu   sync.Mutex // guards what follows
-	next http.Handler
-	shut bool
-	hook func(point string)
-	seen map[string]int
+	mu    sync.Mutex // guards what follows
+	next  http.Handler
+	calls int           // under way
+	idle  chan struct{} // closed when the last of them ends; nil: nobody waits
+	shut  bool
+	hook  func(point string)
+	seen  map[string]int
 }
 
 // Shut cuts each connection that brings a call, until Open.
@@ -54,6 +54,43 @@ func (g *Gate) lead(next http.Handler) {
 	g.next = next
 }
 
+// drain cuts calls that come from now on, as lead ends, and waits for those under way.
+func (g *Gate) drain() {
+	g.mu.Lock()
+	g.next = nil
+	idle := make(chan struct{})
+	if g.calls == 0 {
+		close(idle)
+	} else {
+		g.idle = idle
+	}
+	g.mu.Unlock()
+	<-idle
+}
+
+// enter counts a call and gives where it goes; nil: nowhere.
+func (g *Gate) enter(name string) http.Handler {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.seen == nil {
+		g.seen = map[string]int{}
+	}
+	g.seen[name]++
+	if g.next != nil {
+		g.calls++
+	}
+	return g.next
+}
+
+func (g *Gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.calls--; g.calls == 0 && g.idle != nil {
+		close(g.idle)
+		g.idle = nil
+	}
+}
+
 func (g *Gate) pass(point string) {
 	g.mu.Lock()
 	hook, shut := g.hook, g.shut
@@ -68,16 +105,12 @@ func (g *Gate) pass(point string) {
 
 // ServeHTTP implements http.Handler.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	g.calls.Add(1)
-	defer g.calls.Done()
 	name := path.Base(r.URL.Path)
-	g.mu.Lock()
-	next := g.next
-	if g.seen == nil {
-		g.seen = map[string]int{}
+	next := g.enter(name)
+	if next == nil {
+		panic(http.ErrAbortHandler) // the server behind is stopped, this connection just not closed yet
 	}
-	g.seen[name]++
-	g.mu.Unlock()
+	defer g.leave()
 	g.pass("before " + name)
 	answer := httptest.NewRecorder()
 	next.ServeHTTP(answer, r)

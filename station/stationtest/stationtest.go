@@ -186,23 +186,21 @@ func (s *SPP) Stop(t testing.TB) {
 		return
 	}
 	s.assembly.Stop()
-	s.end(t, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
-		return s.server.Shutdown(ctx)
-	})
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	must(t, s.server.Shutdown(ctx))
+	s.ended()
 }
 
 // Cut ends the SPP's connections at once, as its host's death does, and stops it.
 func (s *SPP) Cut(t testing.TB) {
 	t.Helper()
-	s.end(t, s.server.Close)
+	must(t, s.server.Close())
+	s.ended()
 }
 
-func (s *SPP) end(t testing.TB, shut func() error) {
-	t.Helper()
-	must(t, shut())
-	s.Gate.calls.Wait()
+func (s *SPP) ended() {
+	s.Gate.drain()
 	s.stop()
 	s.assembly.Close(context.Background())
 	s.server = nil
