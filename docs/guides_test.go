@@ -10,9 +10,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/devicekeys/devicekeys/deploy/programs"
 )
 
 // others are the commands of the guides that are not this module's programs.
@@ -83,39 +84,8 @@ func words(line string) ([]string, error) {
 	return out, nil
 }
 
-// programs builds this module's programs, each when it is first asked for.
-type programs struct {
-	dir string
-	mu  sync.Mutex
-	all map[string]func() (string, error)
-}
-
-// buildTime bounds the build of one program on a loaded machine, helpTime its
-// printing a page.
-const (
-	buildTime = 5 * time.Minute
-	helpTime  = 20 * time.Second
-)
-
-func (p *programs) path(ctx context.Context, name string) (string, error) {
-	p.mu.Lock()
-	build, ok := p.all[name]
-	if !ok {
-		build = sync.OnceValues(func() (string, error) {
-			ctx, cancel := context.WithTimeout(ctx, buildTime)
-			defer cancel()
-			path := filepath.Join(p.dir, name)
-			out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "../cmd/"+name).CombinedOutput()
-			if err != nil {
-				err = fmt.Errorf("build %s: %w\n%s", name, err, out)
-			}
-			return path, err
-		})
-		p.all[name] = build
-	}
-	p.mu.Unlock()
-	return build()
-}
+// helpTime bounds a program's printing a page on a loaded machine.
+const helpTime = 20 * time.Second
 
 // required are the flags that a help page's synopsis shows without brackets.
 func required(help string) []string {
@@ -129,7 +99,8 @@ func required(help string) []string {
 // with --help behind it a program reads the whole line, prints the page of the
 // command it found and does nothing; an unknown command, flag or argument ends
 // with code 2. What that page calls required must stand in the line.
-func (p *programs) check(ctx context.Context, line string) error {
+func check(t *testing.T, built, line string) error {
+	t.Helper()
 	w, err := words(line)
 	if err != nil {
 		return err
@@ -144,16 +115,9 @@ func (p *programs) check(ctx context.Context, line string) error {
 	if _, err := os.Stat(filepath.Join("..", "cmd", name)); err != nil || name == "internal" {
 		return fmt.Errorf("there is no program %q", name)
 	}
-	path, err := p.path(ctx, name)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, helpTime)
+	ctx, cancel := context.WithTimeout(t.Context(), helpTime)
 	defer cancel()
-	folder, err := os.MkdirTemp(p.dir, "line-")
-	if err != nil {
-		return err
-	}
+	folder := t.TempDir()
 	// Some arguments must be files that exist; they are not read.
 	for _, f := range w[1:] {
 		if regexp.MustCompile(`^[a-z0-9-]+\.[a-z]+$`).MatchString(f) {
@@ -163,7 +127,7 @@ func (p *programs) check(ctx context.Context, line string) error {
 		}
 	}
 	var out, trouble strings.Builder
-	cmd := exec.CommandContext(ctx, path, append(w[1:], "--help")...)
+	cmd := exec.CommandContext(ctx, filepath.Join(built, name), append(w[1:], "--help")...)
 	cmd.Dir = folder
 	cmd.Stdout, cmd.Stderr = &out, &trouble
 	if err := cmd.Run(); err != nil {
@@ -187,14 +151,14 @@ func TestGuides(t *testing.T) {
 	if err != nil || len(guides) != 8 {
 		t.Fatalf("guides %q, %v; eight are expected", guides, err)
 	}
-	p := &programs{dir: t.TempDir(), all: map[string]func() (string, error){}}
+	built := programs.Build(t, "")
 	for _, guide := range guides {
 		all := commands(t, guide)
 		if len(all) == 0 {
 			t.Errorf("%s shows no command", guide)
 		}
 		for _, c := range all {
-			if err := p.check(t.Context(), c.text); err != nil {
+			if err := check(t, built, c.text); err != nil {
 				t.Errorf("%s:%d: %s\n%v", c.file, c.line, c.text, err)
 			}
 		}
@@ -206,7 +170,7 @@ func TestGuides(t *testing.T) {
 		"custodian certify --config x --kind station", `spp status --config "x`, "station config extra", "internal run", "rm -r /",
 		"station run --config x | less", "",
 	} {
-		if p.check(t.Context(), line) == nil {
+		if check(t, built, line) == nil {
 			t.Errorf("command line %q passes", line)
 		}
 	}

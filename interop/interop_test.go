@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,12 +17,7 @@ import (
 
 const dev = identity.Development
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	defer func() { _ = os.RemoveAll(built.dir) }() // "" removes nothing
-	return softhsm.Main(m)
-}
+func TestMain(m *testing.M) { os.Exit(softhsm.Main(m)) }
 
 // packages are the programs' Debian packages.
 var packages = map[string]string{"openssl": "openssl", "pkcs11-tool": "opensc", "psql": "postgresql-client", "curl": "curl"}
@@ -68,37 +62,6 @@ func executeIn(t testing.TB, dir string, env []string, stdin []byte, name string
 		t.Fatalf("%s: %v\n%s", name, err, errs.String())
 	}
 	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
-}
-
-// built are programs that tests build once.
-var built struct {
-	sync.Mutex
-	dir  string
-	made map[string]error
-}
-
-// build builds a program with go build's arguments, once by its name, and gives its path.
-func build(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	built.Lock()
-	defer built.Unlock()
-	if built.dir == "" {
-		var err error
-		built.dir, err = os.MkdirTemp("", "interop-")
-		must(t, err)
-		built.made = map[string]error{}
-	}
-	path := built.dir + "/" + name
-	err, ok := built.made[name]
-	if !ok {
-		var out []byte
-		if out, err = exec.Command("go", append([]string{"build", "-o", path}, args...)...).CombinedOutput(); err != nil {
-			err = errors.New("build " + name + ": " + err.Error() + "\n" + string(out))
-		}
-		built.made[name] = err
-	}
-	must(t, err)
-	return path
 }
 
 func read(t testing.TB, file string) []byte {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/provisioning/pool/pooltest"
 	"github.com/devicekeys/devicekeys/softhsm"
 )
@@ -73,5 +74,5 @@ purposes: [channel, drm]
 
 func custodian(t testing.TB) string {
 	t.Helper()
-	return build(t, "custodian", "-tags", "devicekeys_import", "../cmd/custodian")
+	return filepath.Join(programs.Build(t, "devicekeys_import", "custodian"), "custodian")
 }

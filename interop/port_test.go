@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/device"
 	"github.com/devicekeys/devicekeys/device/chip"
 	"github.com/devicekeys/devicekeys/device/flash"
@@ -60,7 +62,7 @@ func newSPP(t testing.TB) *spp {
 	identities := pooltest.NewDatabase(t, "pool", "spp", "auditor")
 	s.db = pooltest.NewDatabase(t, "records", "spp", "auditor", "custodian")
 	s.grpc = grpcClient(t)
-	s.program = build(t, "spp", "../cmd/spp")
+	s.program = filepath.Join(programs.Build(t, "", "spp"), "spp")
 	health := freeAddress(t)
 	database := func(d *pooltest.Database, role string) string {
 		c := d.Config(role)
@@ -125,7 +127,11 @@ func grpcClient(t testing.TB) string {
 	if out, err := exec.CommandContext(t.Context(), "go", "mod", "download", "-modfile=testdata/grpc.mod").CombinedOutput(); err != nil {
 		untested.Skip(t, "a client of grpc-go, which can't be had from the module proxy: %v\n%s", err, out)
 	}
-	return build(t, "grpcclient", "-modfile=testdata/grpc.mod", "./testdata/grpcclient")
+	client := filepath.Join(t.TempDir(), "grpcclient")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-modfile=testdata/grpc.mod", "-o", client, "./testdata/grpcclient").CombinedOutput(); err != nil {
+		t.Fatalf("build a client of grpc-go: %v\n%s", err, out)
+	}
+	return client
 }
 
 // certify has the custodian sign a request that openssl made.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/hsm"
 	"github.com/devicekeys/devicekeys/hsm/maker"
 	"github.com/devicekeys/devicekeys/provisioning/records/recordstest"
@@ -91,7 +92,7 @@ func newTokens(t testing.TB) map[string]token {
 	must(t, err)
 	sequencer.checkpoint = public.(ed25519.PublicKey)
 
-	p.run(build(t, "device", "../cmd/device"), "create", "1", "--devices", "devices")
+	p.run(filepath.Join(programs.Build(t, "", "device"), "device"), "create", "1", "--devices", "devices")
 	bench, err := softhsm.NewDirectory(p.path("devices"))
 	must(t, err)
 	return map[string]token{

@@ -18,6 +18,7 @@ import (
 	"github.com/devicekeys/devicekeys/bench"
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/deploy/postgres"
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/softhsm"
 	"github.com/devicekeys/devicekeys/untested"
 )
@@ -63,16 +64,9 @@ func TestTinyRun(t *testing.T) {
 	if _, err := softhsm.Module(); err != nil {
 		untested.Skip(t, "%v", err)
 	}
-	programs := t.TempDir()
-	build := []string{"build", "-o", programs}
-	for _, p := range []string{"bench", "custodian", "deviceservice", "registry", "sequencer", "spp"} {
-		build = append(build, "github.com/devicekeys/devicekeys/cmd/"+p)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", build...).CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	built := programs.Build(t, "", "bench", "custodian", "deviceservice", "registry", "sequencer", "spp")
 	dir := filepath.Join(t.TempDir(), "bench")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(programs, "bench"), "--bench", "spp-cpu", "--bench", "rows", "--rounds", "1", "--scale", "0.001", "--dir", dir, "--json")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(built, "bench"), "--bench", "spp-cpu", "--bench", "rows", "--rounds", "1", "--scale", "0.001", "--dir", dir, "--json")
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.Output()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/plant"
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/softhsm"
 )
 
@@ -30,15 +31,8 @@ func TestRoll(t *testing.T) {
 	if _, err := softhsm.Module(); err != nil {
 		softhsm.New(t) // skips, or fails in CI
 	}
-	programs := t.TempDir()
-	var packages []string
-	for _, p := range []string{"custodian", "spp", "sequencer", "registry", "deviceservice", "station", "device", "message"} {
-		packages = append(packages, "../"+p)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", append([]string{"build", "-o", programs}, packages...)...).CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	p, err := plant.New(t.Context(), plant.Config{Dir: filepath.Join(t.TempDir(), "plant"), Programs: programs, Name: "test", Devices: 2, Pairs: "pool", Service: true})
+	built := programs.Build(t, "", "custodian", "spp", "sequencer", "registry", "deviceservice", "station", "device", "message")
+	p, err := plant.New(t.Context(), plant.Config{Dir: filepath.Join(t.TempDir(), "plant"), Programs: built, Name: "test", Devices: 2, Pairs: "pool", Service: true})
 	r := rolling{t, p}
 	r.must(err)
 	t.Cleanup(func() { r.must(p.Stop()) })

@@ -12,24 +12,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/devicekeys/devicekeys/deploy/programs"
 )
 
-// programs builds the product's programs, once for each set of tags, and gives
-// their folder.
-func programs(t *testing.T, tags string) string {
-	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.Command("go", "build", "-tags", tags, "-o", dir, "github.com/devicekeys/devicekeys/cmd/...")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return dir
-}
-
 // perform runs the demo and gives what it printed.
-func perform(t *testing.T, programs string, env []string, args ...string) string {
+func perform(t *testing.T, bin string, env []string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(programs, "demo"), args...)
+	cmd := exec.Command(filepath.Join(bin, "demo"), args...)
 	cmd.Env = append(os.Environ(), env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -48,7 +38,7 @@ func TestDemo(t *testing.T) {
 	oneAtATime.Lock()
 	defer oneAtATime.Unlock()
 	dir := filepath.Join(t.TempDir(), "plant")
-	printed := perform(t, programs(t, ""), nil, "--devices", "4", "--dir", dir)
+	printed := perform(t, programs.Build(t, ""), nil, "--devices", "4", "--dir", dir)
 
 	b, err := os.ReadFile(filepath.Join(dir, "report.json"))
 	if err != nil {
@@ -181,11 +171,7 @@ func TestDemoRefusesForeignFolder(t *testing.T) {
 	if err := os.WriteFile(keep, []byte("years of work"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	bin := filepath.Join(t.TempDir(), "demo")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	out, err := exec.Command(bin, "--dir", dir).CombinedOutput()
+	out, err := exec.Command(filepath.Join(programs.Build(t, "", "demo"), "demo"), "--dir", dir).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "not an earlier demo's") {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/devicekeys/devicekeys/channel"
 	"github.com/devicekeys/devicekeys/deploy/postgres"
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/deviceservice/client"
 	"github.com/devicekeys/devicekeys/identity"
 	"github.com/devicekeys/devicekeys/keypackage"
@@ -88,7 +89,7 @@ func TestNoKeyLeaves(t *testing.T) {
 	t.Parallel()
 	oneAtATime.Lock()
 	defer oneAtATime.Unlock()
-	bin := programs(t, "devicekeys_import")
+	bin := programs.Build(t, "devicekeys_import")
 	known := t.TempDir()
 	keys := map[string][]byte{}
 	for _, label := range []string{"dev-master-1", "dev-identity-signing", "dev-submission", "dev-audit", "dev-station-ca", "dev-device-ca", "dev-pool-seal", "dev-pool-wrap-symmetric"} {

@@ -16,11 +16,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/device"
 	"github.com/devicekeys/devicekeys/device/chip"
 	"github.com/devicekeys/devicekeys/device/flash"
@@ -32,35 +32,12 @@ import (
 	"github.com/devicekeys/devicekeys/softhsm"
 )
 
-func TestMain(m *testing.M) { testscript.Main(cleanly{m}, map[string]func(){"spp": main}) }
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"spp": main}) }
 
-// cleanly removes what the tests built.
-type cleanly struct{ *testing.M }
-
-func (c cleanly) Run() int {
-	defer func() { _ = os.RemoveAll(built.dir) }() // "" removes nothing
-	return c.M.Run()
-}
-
-// built is the custodian's program, for its set-up.
-var built struct {
-	sync.Once
-	dir string
-	err error
-}
-
+// custodian is the custodian's program, for its set-up.
 func custodian(t testing.TB) string {
 	t.Helper()
-	built.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "custodian-"); built.err != nil {
-			return
-		}
-		if out, err := exec.Command("go", "build", "-o", built.dir, "../custodian").CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("build custodian: %w\n%s", err, out)
-		}
-	})
-	must(t, built.err)
-	return filepath.Join(built.dir, "custodian")
+	return filepath.Join(programs.Build(t, "", "custodian"), "custodian")
 }
 
 // place is a folder with all that an SPP needs but a sequencer: configuration,

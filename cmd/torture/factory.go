@@ -21,6 +21,7 @@ type factory struct {
 	hands    int
 	devices  map[string][]string // station → its devices' names
 	shims    map[string]*shim    // by SPP; none where they can't be built
+	shimDir  string              // of shims
 	backups  map[string]string   // token directory → a copy of its tokens
 }
 
@@ -35,8 +36,7 @@ type order struct {
 // build makes the factory and starts it.
 func build(ctx context.Context, io console.IO, o order) (_ *factory, err error) {
 	f := &factory{io: io, software: o.software, hands: o.hands, devices: map[string][]string{}, shims: map[string]*shim{}, backups: map[string]string{}}
-	shimDir, err := os.MkdirTemp("", "devicekeys-torture-")
-	if err != nil {
+	if f.shimDir, err = os.MkdirTemp("", "devicekeys-torture-"); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -46,7 +46,7 @@ func build(ctx context.Context, io console.IO, o order) (_ *factory, err error) 
 	}()
 	if o.shims {
 		for i := range max(o.SPPs, 1) {
-			s, err := newShim(ctx, filepath.Join(shimDir, fmt.Sprint(i)))
+			s, err := newShim(ctx, filepath.Join(f.shimDir, fmt.Sprint(i)))
 			if err != nil {
 				return nil, err
 			}
@@ -176,5 +176,5 @@ func (f *factory) stop() error {
 	for _, s := range f.shims {
 		all = errors.Join(all, s.close())
 	}
-	return all
+	return errors.Join(all, os.RemoveAll(f.shimDir))
 }

@@ -17,26 +17,12 @@ import (
 	"github.com/devicekeys/devicekeys/cmd/internal/console"
 	"github.com/devicekeys/devicekeys/cmd/internal/plant"
 	"github.com/devicekeys/devicekeys/deploy/postgres"
+	"github.com/devicekeys/devicekeys/deploy/programs"
 	"github.com/devicekeys/devicekeys/fault"
 	"github.com/devicekeys/devicekeys/softhsm"
 	"github.com/devicekeys/devicekeys/station"
 	"github.com/devicekeys/devicekeys/untested"
 )
-
-// programs is the folder of the product's programs, built once.
-var programs struct {
-	sync.Once
-	dir string
-	err error
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if programs.dir != "" {
-		os.RemoveAll(programs.dir)
-	}
-	os.Exit(code)
-}
 
 // oneAtATime keeps two whole factories from running beside each other on a small machine.
 var oneAtATime sync.Mutex
@@ -54,22 +40,7 @@ func built(t *testing.T) string {
 	}
 	oneAtATime.Lock()
 	t.Cleanup(oneAtATime.Unlock)
-	programs.Do(func() {
-		if programs.dir, programs.err = os.MkdirTemp("", "devicekeys-programs-"); programs.err != nil {
-			return
-		}
-		args := []string{"build", "-o", programs.dir}
-		for _, p := range []string{"auditor", "custodian", "device", "registry", "sequencer", "spp", "station", "torture"} {
-			args = append(args, "github.com/devicekeys/devicekeys/cmd/"+p)
-		}
-		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-			programs.err = fmt.Errorf("build: %w\n%s", err, out)
-		}
-	})
-	if programs.err != nil {
-		t.Fatal(programs.err)
-	}
-	return programs.dir
+	return programs.Build(t, "", "auditor", "custodian", "device", "registry", "sequencer", "spp", "station", "torture")
 }
 
 // folder gives a folder that goes with the test: in memory where there is room, since a factory syncs to its
