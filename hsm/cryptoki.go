@@ -19,8 +19,8 @@ type cryptoki struct {
 	direct direct
 	// objects keeps searches and changes of a token's objects apart.
 	objects objectLocks
-	calls  [functions]atomic.Uint64
-	errors [classes]atomic.Uint64
+	calls   [functions]atomic.Uint64
+	errors  [classes]atomic.Uint64
 	// hostDerivations counts keys that KDF 2 derived through host memory.
 	hostDerivations atomic.Uint64
 }
