@@ -488,11 +488,15 @@ func TestKeptAnswers(t *testing.T) {
 	d, entries := sample(t)
 	s := serve(t, d, func(o *registry.HandlerOptions) { o.NewestAge = time.Second })
 	two := "/records/" + entries[1].Record.String()
+	// asks is how often an answer that lives so long may have been asked for since: once, and again on a machine so busy
+	// that it has died meanwhile.
+	asks := func(since time.Time, life time.Duration) int64 { return 1 + int64(time.Since(since)/life) }
+	begun := time.Now()
 	for range 5 {
 		s.ask(t, "GET", two, "")
 		s.ask(t, "GET", two+"/1", "")
 	}
-	if n := s.source.calls.Load(); n != 2 {
+	if n := s.source.calls.Load(); n < 2 || n > 1+asks(begun, time.Second) {
 		t.Errorf("the source was asked %d times for two answers", n)
 	}
 	d.Append(registrytest.Entry(t, 2, 2))
@@ -501,18 +505,19 @@ func TestKeptAnswers(t *testing.T) {
 	if g := resp.Header.Get("Devicekeys-Generation"); g != "2" {
 		t.Errorf("after the life of an answer generation %s is called the newest", g)
 	}
-	if resp, _ := s.ask(t, "GET", two+"/1", ""); resp.Header.Get("Age") != "1" {
-		t.Errorf("an answer a second old has Age %q", resp.Header.Get("Age"))
+	resp, _ = s.ask(t, "GET", two+"/1", "")
+	if age, err := strconv.Atoi(resp.Header.Get("Age")); err != nil || age < 1 || age > int(time.Since(begun).Seconds()) {
+		t.Errorf("an answer of %s ago has Age %q", time.Since(begun), resp.Header.Get("Age"))
 	}
 
 	none := "/records/" + registrytest.Chip(t, 9).RecordID().String()
-	before := s.source.calls.Load()
+	before, begun := s.source.calls.Load(), time.Now()
 	for range 5 {
 		if resp, _ := s.ask(t, "GET", none, ""); resp.Header.Get("Cache-Control") != "public, max-age=2" {
 			t.Errorf("a missing record may be kept: %q", resp.Header.Get("Cache-Control"))
 		}
 	}
-	if n := s.source.calls.Load() - before; n != 1 {
+	if n := s.source.calls.Load() - before; n < 1 || n > asks(begun, 2*time.Second) {
 		t.Errorf("the source was asked %d times for a record that is missing", n)
 	}
 	d.Append(registrytest.Entry(t, 9, 1))
