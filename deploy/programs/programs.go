@@ -8,6 +8,7 @@ package programs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -17,14 +18,19 @@ import (
 	"time"
 )
 
-// buildTime bounds a build from nothing on a loaded machine, with the wait for others that build.
-const buildTime = 15 * time.Minute
+const (
+	// buildTime bounds a build from nothing on a loaded machine, with the wait for others that build.
+	buildTime = 15 * time.Minute
+	// lockPoll is the time between two looks whether they are done.
+	lockPoll = 50 * time.Millisecond
+)
 
 // module is where the programs' packages are.
 const module = "github.com/devicekeys/devicekeys/cmd/"
 
 // Build builds programs by their names below cmd, all of them if none is given, with go build's tags ("" for none),
-// and gives their folder. It fails the test if they don't build.
+// and gives their folder. It fails the test if they don't build within 15 minutes. A kill in the middle leaves a program
+// that isn't up to date, which the next call makes anew.
 func Build(t testing.TB, tags string, names ...string) string {
 	t.Helper()
 	dir, err := build(t.Context(), tags, names)
@@ -45,7 +51,7 @@ func build(ctx context.Context, tags string, names []string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	unlock, err := lock(dir)
+	unlock, err := lock(ctx, dir)
 	if err != nil {
 		return "", err
 	}
@@ -78,14 +84,24 @@ func root() (string, error) {
 	}
 }
 
-// lock waits for others that build; the kernel lets go of it when the process dies.
-func lock(dir string) (unlock func(), err error) {
+// lock waits for others that build, until the context ends; the kernel lets go of it when the process dies.
+func lock(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(err, f.Close())
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil // which lets go of it
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(err, f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("wait for others that build: %w", ctx.Err()), f.Close())
+		case <-time.After(lockPoll):
+		}
 	}
-	return func() { f.Close() }, nil // which lets go of it
 }
